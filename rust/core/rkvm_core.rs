@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The pure part of rkvm: everything that can be said about a virtual machine without touching one.
+//!
+//! No unsafe code, no heap, no `kernel` crate: the same files are compiled into `rkvm.ko` by Kbuild and by cargo on
+//! any host, where the tests run. Nothing here may panic, whatever the guest or user space hands in: a panic in the
+//! kernel is a host crash. `make check` looks for `core::panicking` in the object.
+
+#![no_std]
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod addr;
+pub mod exception;
+pub mod regs;
