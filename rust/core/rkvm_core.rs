@@ -6,7 +6,7 @@
 //! any host, where the tests run. Nothing here may panic, whatever the guest or user space hands in: a panic in the
 //! kernel is a host crash. `make check` looks for `core::panicking` in the object.
 
-#![no_std]
+#![cfg_attr(not(CONFIG_RUST), no_std)]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 #![cfg_attr(

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What bindgen reads: the headers whose types and functions rust/sys uses beyond the `kernel` crate's own. */
+#include <linux/anon_inodes.h>
+#include <linux/cpuhotplug.h>
+#include <linux/entry-virt.h>
+#include <linux/eventfd.h>
+#include <linux/hrtimer.h>
+#include <linux/kvm.h>
+#include <linux/kvm_para.h>
+#include <linux/miscdevice.h>
+#include <linux/mmu_notifier.h>
+#include <linux/pagemap.h>
+#include <linux/preempt.h>
+#include <linux/reboot.h>
+#include <linux/sched/signal.h>
+#include <linux/srcu.h>
+#include <linux/suspend.h>
+#include <linux/swait.h>
+#include <linux/syscore_ops.h>
+#include <linux/user-return-notifier.h>
+#include <linux/workqueue.h>
+#include <asm/cpu_entry_area.h>
+#include <asm/fpu/api.h>
+#include <asm/kvm_para.h>
+#include <asm/msr-index.h>
+#include <asm/pvclock-abi.h>
+#include <asm/virt.h>
+#include <rkvm_entry.h>
+#include <rkvm_helpers.h>

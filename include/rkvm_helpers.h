@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Kernel macros and inline functions, as functions that Rust can call. No logic: one thing each.
+ * Module parameters, which Rust's module! macro can't express with KVM's types and permissions.
+ */
+#ifndef RKVM_HELPERS_H
+#define RKVM_HELPERS_H
+
+#include <linux/types.h>
+
+struct file_operations;
+struct page;
+struct mm_struct;
+
+/* Preemption and interrupts. */
+void rkvm_preempt_disable(void);
+void rkvm_preempt_enable(void);
+void rkvm_local_irq_disable(void);
+void rkvm_local_irq_enable(void);
+bool rkvm_irqs_disabled(void);
+void rkvm_interrupt_window(void);
+bool rkvm_guest_entry_work_pending(void);
+void rkvm_guest_entry_prepare(void);
+bool rkvm_signal_pending(void);
+u32 rkvm_smp_processor_id(void);
+void rkvm_account_guest_enter(void);
+void rkvm_account_guest_exit(void);
+bool rkvm_need_fpu_load(void);
+
+/* Facts about the CPU. */
+bool rkvm_boot_cpu_has(u32 feature);
+bool rkvm_boot_cpu_has_bug(u32 bug);
+u64 rkvm_rdtsc_ordered(void);
+u64 rkvm_xgetbv(void);
+void rkvm_xsetbv(u64 value);
+u32 rkvm_read_pkru(void);
+void rkvm_write_pkru(u32 value);
+int rkvm_rdmsr_safe(u32 msr, u64 *value);
+int rkvm_wrmsr_safe(u32 msr, u64 value);
+void rkvm_cpuid(u32 leaf, u32 subleaf, u32 *regs);
+u32 rkvm_tsc_khz(void);
+
+/* What an exit loads into the host's registers, of the CPU that it is called on. */
+struct rkvm_host_state {
+	u64 cr0, cr3, cr4;
+	u64 tr_base, gdtr_base, idtr_base;
+	u64 sysenter_cs, sysenter_esp, sysenter_eip;
+	u64 gs_base, efer, pat;
+};
+void rkvm_read_host_state(struct rkvm_host_state *state);
+
+/* The user-visible segment state of the current task, which a running guest displaces. */
+struct rkvm_user_segments {
+	u64 fs_base, kernel_gs_base, gs_base;
+	u16 fs, gs, ds, es, ldt;
+};
+void rkvm_save_user_segments(struct rkvm_user_segments *segments);
+void rkvm_restore_user_segments(const struct rkvm_user_segments *segments);
+
+/* Debug registers. */
+bool rkvm_hw_breakpoint_active(void);
+void rkvm_set_debugreg(u64 value, int n);
+u64 rkvm_get_debugreg(int n);
+
+/* Module parameters, by KVM's names. */
+extern bool rkvm_param_ept;
+extern bool rkvm_param_eptad;
+extern bool rkvm_param_unrestricted_guest;
+extern bool rkvm_param_vpid;
+extern bool rkvm_param_flexpriority;
+extern bool rkvm_param_preemption_timer;
+extern uint rkvm_param_ple_gap;
+extern uint rkvm_param_ple_window;
+extern bool rkvm_param_ignore_msrs;
+extern bool rkvm_param_report_ignored_msrs;
+extern bool rkvm_param_force_emulation_prefix;
+extern uint rkvm_param_halt_poll_ns;
+
+/* CPU hot-plug, suspend, cross calls. */
+void rkvm_on_each_cpu(void (*fn)(void *arg), void *arg);
+int rkvm_on_cpu(int cpu, void (*fn)(void *arg), void *arg);
+
+#endif

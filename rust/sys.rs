@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The unsafe layer: everything that touches the machine or the kernel's C side, behind safe types.
+
+pub(crate) mod bindings;

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The noinstr window around VM entry: RCU does not watch, nothing may trace, and NMIs must be handed on before
+ * anything else runs. C, because the Rust side of the kernel has no noinstr.
+ */
+#include <linux/kvm_types.h>
+#include <linux/context_tracking.h>
+#include <linux/kvm_host.h>
+#include <asm/entry-common.h>
+#include <asm/fred.h>
+#include <asm/msr.h>
+#include <asm/special_insns.h>
+#include <asm/vmx.h>
+#include <rkvm_entry.h>
+
+static_assert(offsetof(struct rkvm_entry, regs) == RKVM_ENTRY_REGS);
+static_assert(offsetof(struct rkvm_entry, spec_ctrl) == RKVM_ENTRY_SPEC_CTRL);
+static_assert(offsetof(struct rkvm_entry, host_rsp) == RKVM_ENTRY_HOST_RSP);
+static_assert(offsetof(struct rkvm_entry, flags) == RKVM_ENTRY_FLAGS);
+
+/* Set once at load by restricted.rs, before the first entry. */
+void (*rkvm_x86_entry_from_kvm)(unsigned int type, unsigned int vector);
+
+extern const char rkvm_vmexit[];
+
+unsigned long rkvm_vmexit_address(void)
+{
+	return (unsigned long)rkvm_vmexit;
+}
+
+static __always_inline u64 vmread(unsigned long field)
+{
+	unsigned long value;
+
+	asm volatile("vmread %1, %0" : "=r" (value) : "r" (field) : "cc");
+	return value;
+}
+
+/* Interrupts are off. True if VM entry failed as an instruction: then exit_reason is the VM-instruction error. */
+noinstr bool rkvm_enter_guest(struct rkvm_entry *entry)
+{
+	bool failed;
+
+	guest_state_enter_irqoff();
+
+	if (entry->flags & RKVM_ENTER_FLUSH_L1D)
+		native_wrmsrq(MSR_IA32_FLUSH_CMD, L1D_FLUSH);
+	if (entry->cr2 != native_read_cr2())
+		native_write_cr2(entry->cr2);
+
+	failed = rkvm_vmenter(entry);
+
+	entry->cr2 = native_read_cr2();
+	if (unlikely(failed)) {
+		entry->exit_reason = vmread(VM_INSTRUCTION_ERROR);
+	} else {
+		entry->flags |= RKVM_ENTER_RESUME;
+		entry->exit_reason = vmread(VM_EXIT_REASON);
+		if (entry->exit_reason <= EXIT_REASON_EXTERNAL_INTERRUPT) {
+			entry->intr_info = vmread(VM_EXIT_INTR_INFO);
+			if (entry->exit_reason == EXIT_REASON_EXCEPTION_NMI &&
+			    (entry->intr_info & (INTR_INFO_INTR_TYPE_MASK | INTR_INFO_VALID_MASK)) ==
+			    (INTR_TYPE_NMI_INTR | INTR_INFO_VALID_MASK))
+				rkvm_x86_entry_from_kvm(EVENT_TYPE_NMI, 2);
+		}
+	}
+
+	guest_state_exit_irqoff();
+	return failed;
+}
+
+/* Interrupts are off. The exit acknowledged @vector at the interrupt controller: run the host's handler for it. */
+void rkvm_forward_irq(u32 vector)
+{
+	rkvm_x86_entry_from_kvm(EVENT_TYPE_EXTINT, vector);
+}

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Kernel macros and inline functions as functions: see rkvm_helpers.h. CPU, interrupts and host state. */
+#include <linux/entry-virt.h>
+#include <linux/hw_breakpoint.h>
+#include <linux/kvm_types.h>
+#include <linux/context_tracking.h>
+#include <linux/preempt.h>
+#include <linux/sched/signal.h>
+#include <linux/smp.h>
+#include <linux/vtime.h>
+#include <asm/cpu_entry_area.h>
+#include <asm/cpuid/api.h>
+#include <asm/cpufeature.h>
+#include <asm/debugreg.h>
+#include <asm/desc.h>
+#include <asm/fpu/xcr.h>
+#include <asm/fsgsbase.h>
+#include <asm/mmu_context.h>
+#include <asm/msr.h>
+#include <asm/processor.h>
+#include <asm/special_insns.h>
+#include <asm/tsc.h>
+#include <rkvm_helpers.h>
+
+void rkvm_preempt_disable(void)
+{
+	preempt_disable();
+}
+
+void rkvm_preempt_enable(void)
+{
+	preempt_enable();
+}
+
+void rkvm_local_irq_disable(void)
+{
+	local_irq_disable();
+}
+
+void rkvm_local_irq_enable(void)
+{
+	local_irq_enable();
+}
+
+bool rkvm_irqs_disabled(void)
+{
+	return irqs_disabled();
+}
+
+/* Let the interrupts that are pending run. STI blocks them for one instruction. */
+void rkvm_interrupt_window(void)
+{
+	local_irq_enable();
+	asm volatile("nop");
+	local_irq_disable();
+}
+
+bool rkvm_guest_entry_work_pending(void)
+{
+	return __xfer_to_guest_mode_work_pending();
+}
+
+void rkvm_guest_entry_prepare(void)
+{
+	xfer_to_guest_mode_prepare();
+}
+
+bool rkvm_signal_pending(void)
+{
+	return signal_pending(current);
+}
+
+u32 rkvm_smp_processor_id(void)
+{
+	return raw_smp_processor_id();
+}
+
+void rkvm_account_guest_enter(void)
+{
+	vtime_account_guest_enter();
+}
+
+void rkvm_account_guest_exit(void)
+{
+	vtime_account_guest_exit();
+}
+
+bool rkvm_need_fpu_load(void)
+{
+	return test_thread_flag(TIF_NEED_FPU_LOAD);
+}
+
+bool rkvm_boot_cpu_has(u32 feature)
+{
+	return test_bit(feature, (unsigned long *)boot_cpu_data.x86_capability);
+}
+
+bool rkvm_boot_cpu_has_bug(u32 bug)
+{
+	return test_bit(bug, (unsigned long *)boot_cpu_data.x86_capability);
+}
+
+u64 rkvm_rdtsc_ordered(void)
+{
+	return rdtsc_ordered();
+}
+
+u64 rkvm_xgetbv(void)
+{
+	return xgetbv(XCR_XFEATURE_ENABLED_MASK);
+}
+
+void rkvm_xsetbv(u64 value)
+{
+	xsetbv(XCR_XFEATURE_ENABLED_MASK, value);
+}
+
+u32 rkvm_read_pkru(void)
+{
+	return rdpkru();
+}
+
+void rkvm_write_pkru(u32 value)
+{
+	wrpkru(value);
+}
+
+int rkvm_rdmsr_safe(u32 msr, u64 *value)
+{
+	return rdmsrq_safe(msr, value);
+}
+
+int rkvm_wrmsr_safe(u32 msr, u64 value)
+{
+	return wrmsrq_safe(msr, value);
+}
+
+void rkvm_cpuid(u32 leaf, u32 subleaf, u32 *regs)
+{
+	cpuid_count(leaf, subleaf, &regs[0], &regs[1], &regs[2], &regs[3]);
+}
+
+u32 rkvm_tsc_khz(void)
+{
+	return tsc_khz;
+}
+
+void rkvm_read_host_state(struct rkvm_host_state *state)
+{
+	struct desc_ptr idt;
+	int cpu = raw_smp_processor_id();
+
+	store_idt(&idt);
+	state->cr0 = read_cr0();
+	state->cr3 = __read_cr3();
+	state->cr4 = __read_cr4();
+	state->tr_base = (unsigned long)&get_cpu_entry_area(cpu)->tss.x86_tss;
+	state->gdtr_base = (unsigned long)get_cpu_gdt_ro(cpu);
+	state->idtr_base = idt.address;
+	rdmsrq(MSR_IA32_SYSENTER_CS, state->sysenter_cs);
+	rdmsrq(MSR_IA32_SYSENTER_ESP, state->sysenter_esp);
+	rdmsrq(MSR_IA32_SYSENTER_EIP, state->sysenter_eip);
+	rdmsrq(MSR_GS_BASE, state->gs_base);
+	rdmsrq(MSR_EFER, state->efer);
+	rdmsrq(MSR_IA32_CR_PAT, state->pat);
+}
+
+void rkvm_save_user_segments(struct rkvm_user_segments *segments)
+{
+	savesegment(fs, segments->fs);
+	savesegment(gs, segments->gs);
+	savesegment(ds, segments->ds);
+	savesegment(es, segments->es);
+	store_ldt(segments->ldt);
+	rdmsrq(MSR_FS_BASE, segments->fs_base);
+	rdmsrq(MSR_GS_BASE, segments->gs_base);
+	rdmsrq(MSR_KERNEL_GS_BASE, segments->kernel_gs_base);
+}
+
+/*
+ * Preemption is off. An exit loads null or kernel selectors, the bases of FS and GS, and the largest limits for TR and
+ * the GDT; what user space and the kernel had before is put back here.
+ */
+void rkvm_restore_user_segments(const struct rkvm_user_segments *segments)
+{
+	struct desc_ptr gdt = {
+		.size = GDT_SIZE - 1,
+		.address = (unsigned long)get_cpu_gdt_ro(raw_smp_processor_id()),
+	};
+
+	if (segments->ldt)
+		asm volatile("lldt %0" : : "m" (segments->ldt));
+	if (segments->gs)
+		load_gs_index(segments->gs);
+	if (segments->fs)
+		loadsegment(fs, segments->fs);
+	if (segments->ds | segments->es) {
+		loadsegment(ds, segments->ds);
+		loadsegment(es, segments->es);
+	}
+	wrmsrq(MSR_FS_BASE, segments->fs_base);
+	wrmsrq(MSR_KERNEL_GS_BASE, segments->kernel_gs_base);
+	invalidate_tss_limit();
+	native_load_gdt(&gdt);
+}
+
+bool rkvm_hw_breakpoint_active(void)
+{
+	return hw_breakpoint_active();
+}
+
+void rkvm_set_debugreg(u64 value, int n)
+{
+	switch (n) {
+	case 0:
+		set_debugreg(value, 0);
+		break;
+	case 1:
+		set_debugreg(value, 1);
+		break;
+	case 2:
+		set_debugreg(value, 2);
+		break;
+	case 3:
+		set_debugreg(value, 3);
+		break;
+	case 6:
+		set_debugreg(value, 6);
+		break;
+	case 7:
+		set_debugreg(value, 7);
+		break;
+	}
+}
+
+u64 rkvm_get_debugreg(int n)
+{
+	unsigned long value = 0;
+
+	switch (n) {
+	case 0:
+		get_debugreg(value, 0);
+		break;
+	case 1:
+		get_debugreg(value, 1);
+		break;
+	case 2:
+		get_debugreg(value, 2);
+		break;
+	case 3:
+		get_debugreg(value, 3);
+		break;
+	case 6:
+		get_debugreg(value, 6);
+		break;
+	case 7:
+		get_debugreg(value, 7);
+		break;
+	}
+	return value;
+}
+
+void rkvm_on_each_cpu(void (*fn)(void *arg), void *arg)
+{
+	on_each_cpu(fn, arg, 1);
+}
+
+int rkvm_on_cpu(int cpu, void (*fn)(void *arg), void *arg)
+{
+	return smp_call_function_single(cpu, fn, arg, 1);
+}

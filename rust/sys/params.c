@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Module parameters, with the names and meanings that users know from kvm and kvm_intel. */
+#include <linux/module.h>
+#include <rkvm_helpers.h>
+
+bool rkvm_param_ept = true;
+module_param_named(ept, rkvm_param_ept, bool, 0444);
+MODULE_PARM_DESC(ept, "Use extended page tables");
+
+bool rkvm_param_eptad = true;
+module_param_named(eptad, rkvm_param_eptad, bool, 0444);
+MODULE_PARM_DESC(eptad, "Use accessed and dirty bits in extended page tables");
+
+bool rkvm_param_unrestricted_guest = true;
+module_param_named(unrestricted_guest, rkvm_param_unrestricted_guest, bool, 0444);
+MODULE_PARM_DESC(unrestricted_guest, "Run real mode and unpaged protected mode in VMX non-root operation");
+
+bool rkvm_param_vpid = true;
+module_param_named(vpid, rkvm_param_vpid, bool, 0444);
+MODULE_PARM_DESC(vpid, "Tag the TLB by virtual processor");
+
+bool rkvm_param_flexpriority = true;
+module_param_named(flexpriority, rkvm_param_flexpriority, bool, 0444);
+MODULE_PARM_DESC(flexpriority, "Let the CPU shadow the task-priority register");
+
+bool rkvm_param_preemption_timer = true;
+module_param_named(preemption_timer, rkvm_param_preemption_timer, bool, 0444);
+MODULE_PARM_DESC(preemption_timer, "Use the VMX-preemption timer for the guest's APIC timer");
+
+uint rkvm_param_ple_gap = 128;
+module_param_named(ple_gap, rkvm_param_ple_gap, uint, 0444);
+MODULE_PARM_DESC(ple_gap, "Most TSC ticks between two PAUSEs of one spin loop; 0 turns PAUSE-loop exiting off");
+
+uint rkvm_param_ple_window = 4096;
+module_param_named(ple_window, rkvm_param_ple_window, uint, 0444);
+MODULE_PARM_DESC(ple_window, "TSC ticks that a guest may spin before it exits");
+
+bool rkvm_param_ignore_msrs;
+module_param_named(ignore_msrs, rkvm_param_ignore_msrs, bool, 0644);
+MODULE_PARM_DESC(ignore_msrs, "Unknown MSRs read as zero and swallow writes, instead of #GP");
+
+bool rkvm_param_report_ignored_msrs = true;
+module_param_named(report_ignored_msrs, rkvm_param_report_ignored_msrs, bool, 0644);
+MODULE_PARM_DESC(report_ignored_msrs, "Say in the log which unknown MSRs were ignored");
+
+bool rkvm_param_force_emulation_prefix;
+module_param_named(force_emulation_prefix, rkvm_param_force_emulation_prefix, bool, 0644);
+MODULE_PARM_DESC(force_emulation_prefix, "Emulate an instruction that follows ud2; .ascii \"kvm\"");
+
+uint rkvm_param_halt_poll_ns = 200000;
+module_param_named(halt_poll_ns, rkvm_param_halt_poll_ns, uint, 0644);
+MODULE_PARM_DESC(halt_poll_ns, "Longest time in ns that a halted virtual CPU polls before it sleeps; 0 turns polling off");
