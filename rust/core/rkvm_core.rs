@@ -25,4 +25,6 @@ extern crate std;
 
 pub mod addr;
 pub mod exception;
+pub mod memslots;
 pub mod regs;
+pub mod vmx;
