@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The first process of a test machine. It mounts what programs expect, runs the tasks of `/job` one after
+//! the other, each with a time limit and with an eye on the kernel's log, reports on the second serial port
+//! and powers the machine off.
+
+use std::fs;
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
+use std::io::Read;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Context;
+use anyhow::Result;
+use nix::mount::mount;
+use nix::mount::MsFlags;
+use nix::poll::poll;
+use nix::poll::PollFd;
+use nix::poll::PollFlags;
+use nix::sys::reboot::reboot;
+use nix::sys::reboot::RebootMode;
+use nix::sys::signal::killpg;
+use nix::sys::signal::SigSet;
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::SfdFlags;
+use nix::sys::signalfd::SignalFd;
+use nix::sys::termios;
+use nix::sys::wait::waitpid;
+use nix::sys::wait::WaitPidFlag;
+use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
+
+use rkvm_harness::job::Device;
+use rkvm_harness::job::Outcome;
+use rkvm_harness::job::Report;
+use rkvm_harness::job::Task;
+
+/// What a sound kernel does not say.
+const COMPLAINTS: [&str; 22] = [
+    "WARNING:",
+    "BUG:",
+    "BUG ",
+    "kernel BUG at",
+    "Oops",
+    "KASAN",
+    "KCSAN",
+    "UBSAN",
+    "refcount_t:",
+    "Call Trace:",
+    "general protection fault",
+    "unable to handle",
+    "possible recursive locking",
+    "possible circular locking",
+    "inconsistent lock state",
+    "suspicious RCU usage",
+    "scheduling while atomic",
+    "sleeping function called",
+    "corruption",
+    "unchecked MSR access",
+    "blocked for more than",
+    "rcu: INFO:",
+];
+
+/// The instruction count on Bochs, the cycle count elsewhere.
+fn ticks() -> u64 {
+    // SAFETY: RDTSC has no precondition; every CPU that can run VMX has it and the kernel lets it be used.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+struct Init {
+    data: File,
+    kmsg: File,
+    children: SignalFd,
+    loaded: Option<Device>,
+}
+
+fn main() {
+    if std::process::id() != 1 {
+        eprintln!("rkvm-init is the first process of a test machine; it does nothing elsewhere");
+        std::process::exit(1);
+    }
+    let ticks = ticks();
+    if let Err(e) = Init::new().and_then(|mut init| init.run(ticks)) {
+        println!("rkvm-init: {e:#}");
+    }
+    // The data port may still be sending.
+    let port = OpenOptions::new().write(true).open("/dev/ttyS1");
+    if let Ok(port) = port {
+        // Nothing else can be done if the port fails: the power goes off.
+        let _ = termios::tcdrain(&port);
+    }
+    let e = reboot(RebootMode::RB_POWER_OFF);
+    println!("rkvm-init: power-off failed: {e:?}");
+}
+
+impl Init {
+    fn new() -> Result<Init> {
+        for (kind, at) in [
+            ("devtmpfs", "/dev"),
+            ("proc", "/proc"),
+            ("sysfs", "/sys"),
+            ("tmpfs", "/tmp"),
+            ("tmpfs", "/run"),
+            ("debugfs", "/sys/kernel/debug"),
+            ("tracefs", "/sys/kernel/tracing"),
+            ("tmpfs", "/dev/shm"),
+        ] {
+            if !at.starts_with("/sys/") {
+                fs::create_dir_all(at)?;
+            }
+            mount(Some(kind), at, Some(kind), MsFlags::empty(), None::<&str>)
+                .with_context(|| format!("mounting {at}"))?;
+        }
+        let data = OpenOptions::new().write(true).open("/dev/ttyS1").context("opening ttyS1")?;
+        let stty = ["stty", "-F", "/dev/ttyS1", "115200", "raw", "-echo"];
+        Command::new("/usr/bin/busybox").args(stty).status().context("running stty")?;
+        let mut kmsg = OpenOptions::new()
+            .read(true)
+            .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
+            .open("/dev/kmsg")?;
+        new_records(&mut kmsg);
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGCHLD);
+        mask.thread_block()?;
+        let children = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        Ok(Init { data, kmsg, children, loaded: None })
+    }
+
+    fn run(&mut self, ticks: u64) -> Result<()> {
+        self.report(&Report::Up(ticks))?;
+        let job = fs::read_to_string("/job").context("reading /job")?;
+        for (number, task) in job.lines().filter_map(Task::parse).enumerate() {
+            self.report(&Report::Begin(number))?;
+            let before = self::ticks();
+            let outcome = match self.make_ready(task.device) {
+                Ok(()) => self.execute(&task),
+                Err(e) => Outcome::NotRun(format!("{e:#}").replace('\n', "; ")),
+            };
+            let spent = self::ticks().wrapping_sub(before);
+            for line in new_records(&mut self.kmsg) {
+                if COMPLAINTS.iter().any(|word| line.contains(word)) {
+                    self.report(&Report::Kernel(number, line))?;
+                }
+            }
+            self.report(&Report::End(number, outcome, spent))?;
+        }
+        self.report(&Report::Done)
+    }
+
+    fn report(&mut self, report: &Report) -> Result<()> {
+        // In one write, so that it is not torn apart by a program's output.
+        self.data.write_all(format!("{report}\n").as_bytes())?;
+        Ok(())
+    }
+
+    /// Loads the module that `device` belongs to, the other one goes.
+    fn make_ready(&mut self, device: Device) -> Result<()> {
+        if device == Device::Any || self.loaded == Some(device) {
+            return Ok(());
+        }
+        let other: &[&[&str]] = match self.loaded {
+            Some(Device::Rkvm) => &[&["rmmod", "rkvm"]],
+            Some(Device::Kvm) => &[&["rmmod", "kvm_intel"], &["rmmod", "kvm"]],
+            _ => &[],
+        };
+        for command in other {
+            self.tool(command)?;
+        }
+        self.loaded = None;
+        let options = fs::read_to_string("/module-options").unwrap_or_default();
+        let mut load: Vec<&str> = match device {
+            Device::Rkvm => vec!["insmod", "/rkvm.ko"],
+            // Bochs wants a page-aligned posted-interrupt descriptor, which C KVM does not give it.
+            _ => vec!["modprobe", "kvm_intel", "enable_apicv=0"],
+        };
+        if device == Device::Rkvm {
+            load.extend(options.split_whitespace());
+        }
+        self.tool(&load)?;
+        self.loaded = Some(device);
+        Ok(())
+    }
+
+    /// Runs a program that must succeed.
+    fn tool(&mut self, argv: &[&str]) -> Result<()> {
+        let task = Task {
+            name: String::new(),
+            device: Device::Any,
+            timeout: 60,
+            argv: argv.iter().map(|arg| arg.to_string()).collect(),
+        };
+        match self.execute(&task) {
+            Outcome::Exit(0) => Ok(()),
+            outcome => anyhow::bail!("{}: {outcome}", argv.join(" ")),
+        }
+    }
+
+    /// Runs one program and waits for it, but not longer than its time.
+    fn execute(&mut self, task: &Task) -> Outcome {
+        match self.spawn(task) {
+            Ok(pid) => self.wait(pid, Duration::from_secs(u64::from(task.timeout))),
+            Err(e) => Outcome::NotRun(format!("{e:#}")),
+        }
+    }
+
+    fn spawn(&self, task: &Task) -> Result<Pid> {
+        let (program, args) = task.argv.split_first().context("the task has no program")?;
+        let child = Command::new(program)
+            .args(args)
+            .env("PATH", "/usr/bin")
+            .env("HOME", "/root")
+            .env("RKVM_DEV", task.device.node())
+            .env("RUST_BACKTRACE", "1")
+            .current_dir("/root")
+            .stdin(Stdio::null())
+            .stdout(self.data.try_clone()?)
+            .stderr(self.data.try_clone()?)
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("starting {program}"))?;
+        Ok(Pid::from_raw(i32::try_from(child.id())?))
+    }
+
+    fn wait(&mut self, pid: Pid, time: Duration) -> Outcome {
+        let until = Instant::now() + time;
+        loop {
+            // As the first process, this one also gets the orphans of others.
+            while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                match status {
+                    WaitStatus::StillAlive => break,
+                    WaitStatus::Exited(of, status) if of == pid => {
+                        return self.end_group(pid, Outcome::Exit(status));
+                    }
+                    WaitStatus::Signaled(of, signal, _) if of == pid => {
+                        return self.end_group(pid, Outcome::Signal(signal as i32));
+                    }
+                    _ => {}
+                }
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return self.end_group(pid, Outcome::Timeout);
+            }
+            let millis = u16::try_from(left.as_millis() + 1).unwrap_or(u16::MAX);
+            let mut fds = [PollFd::new(self.children.as_fd(), PollFlags::POLLIN)];
+            // An interrupted or early end only means one more round.
+            let _ = poll(&mut fds, millis);
+            let _ = self.children.read_signal();
+        }
+    }
+
+    /// Kills what a program left behind, so that it does not disturb the next.
+    fn end_group(&mut self, pid: Pid, outcome: Outcome) -> Outcome {
+        // ESRCH: nothing was left.
+        let _ = killpg(pid, Signal::SIGKILL);
+        outcome
+    }
+}
+
+/// Lines of the kernel's log that came since the last call, without their prefix.
+fn new_records(kmsg: &mut File) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut record = [0u8; 8192];
+    loop {
+        match kmsg.read(&mut record) {
+            Ok(0) => return lines,
+            Ok(count) => {
+                let text = String::from_utf8_lossy(&record[..count]).into_owned();
+                let body = text.split_once(';').map_or(text.as_str(), |(_, body)| body);
+                lines.extend(body.lines().next().map(String::from));
+            }
+            // Records were overwritten before they were read: go on with the oldest there is.
+            Err(e) if e.kind() == ErrorKind::BrokenPipe => {}
+            Err(_) => return lines,
+        }
+    }
+}

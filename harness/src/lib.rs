@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The parts of the harness: images ([`cpio`], [`fileset`], [`disk`], [`kernel`]), machines ([`machine`]),
+//! what runs in them ([`job`]) and what is made of their output ([`tap`]).
+
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod cpio;
+pub mod disk;
+pub mod elf;
+pub mod fileset;
+pub mod job;
+pub mod kernel;
+pub mod machine;
+pub mod paths;
+pub mod session;
+pub mod tap;

@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A running test machine: the emulator's process, its two serial ports, its end.
+//!
+//! The first port is the kernel's console, the second carries the programs' output and the reports of
+//! [`crate::job`]. Both come through named pipes, so that nothing is polled for on a disk.
+
+use std::fs;
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
+use std::io::Read;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::Command;
+use std::process::ExitStatus;
+use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::ensure;
+use anyhow::Context;
+use anyhow::Result;
+use nix::fcntl::OFlag;
+use nix::poll::poll;
+use nix::poll::PollFd;
+use nix::poll::PollFlags;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+use crate::disk;
+
+/// What the machine is emulated by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Backend {
+    /// Bochs: VMX for everybody.
+    Bochs,
+    /// QEMU with nested VT-x of the host.
+    Qemu,
+    /// QEMU without VMX, for what must fail there.
+    Tcg,
+}
+
+/// How the machine is to be.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Emulator.
+    pub backend: Backend,
+    /// Number of CPUs.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub mem: u32,
+    /// Instructions per second of the machine's time (Bochs only).
+    pub ips: u32,
+    /// CPU model (Bochs only).
+    pub model: String,
+    /// Whether the kernel may use the TSC as a clock.
+    pub tsc: bool,
+    /// Kernel parameters over the usual ones.
+    pub append: String,
+}
+
+/// Which port something came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// The kernel's console.
+    Console,
+    /// Programs and reports.
+    Data,
+}
+
+/// A machine that was started.
+pub struct Machine {
+    child: Child,
+    started: Instant,
+    ports: [(Port, File, File); 2],
+    folder: PathBuf,
+    ended: Option<ExitStatus>,
+}
+
+impl Machine {
+    /// Starts a machine with its files in `folder`, which is made anew.
+    pub fn start(
+        config: &Config,
+        vmlinux: &Path,
+        initramfs: &[&[u8]],
+        folder: &Path,
+    ) -> Result<Machine> {
+        if folder.exists() {
+            fs::remove_dir_all(folder)?;
+        }
+        fs::create_dir_all(folder)?;
+        let ports = [
+            open_port(folder, Port::Console, "console")?,
+            open_port(folder, Port::Data, "data")?,
+        ];
+        let mut command = match config.backend {
+            Backend::Bochs => bochs(config, vmlinux, initramfs, folder)?,
+            Backend::Qemu | Backend::Tcg => qemu(config, vmlinux, initramfs, folder)?,
+        };
+        let log = File::create(folder.join("emulator.out"))?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("{:?} does not start", command.get_program()))?;
+        let folder = folder.to_path_buf();
+        Ok(Machine { child, started: Instant::now(), ports, folder, ended: None })
+    }
+
+    /// Waits until a port says something, the machine ends or `patience` is over, and returns what came.
+    pub fn wait(&mut self, patience: Duration) -> Result<Vec<(Port, Vec<u8>)>> {
+        // The emulator's end is noticed within one round.
+        const ROUND: Duration = Duration::from_millis(50);
+        let until = Instant::now() + patience;
+        loop {
+            if self.ended.is_none() {
+                self.ended = self.child.try_wait()?;
+            }
+            let left = until.saturating_duration_since(Instant::now()).min(ROUND);
+            if self.ended.is_none() {
+                let mut fds = self
+                    .ports
+                    .each_ref()
+                    .map(|(_, pipe, _)| PollFd::new(pipe.as_fd(), PollFlags::POLLIN));
+                match poll(&mut fds, u16::try_from(left.as_millis()).unwrap_or(u16::MAX)) {
+                    Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                    Err(e) => return Err(e).context("polling the serial ports"),
+                }
+            }
+            let mut came = Vec::new();
+            for (port, pipe, log) in &mut self.ports {
+                let bytes = drain(pipe)?;
+                if !bytes.is_empty() {
+                    log.write_all(&bytes)?;
+                    came.push((*port, bytes));
+                }
+            }
+            if !came.is_empty() || self.ended.is_some() || Instant::now() >= until {
+                return Ok(came);
+            }
+        }
+    }
+
+    /// Whether the emulator has ended (all output was returned before).
+    pub fn ended(&self) -> Option<ExitStatus> {
+        self.ended
+    }
+
+    /// Time since power-on.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Folder with the machine's files: console.log, data.log, emulator.out.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Ends the machine if it runs still. Keeps the logs, removes the rest.
+    pub fn stop(&mut self) -> Result<()> {
+        if self.ended.is_none() {
+            self.child.kill()?;
+            self.ended = Some(self.child.wait()?);
+        }
+        for name in ["disk.img", "disk.img.lock", "initrd", "console.pipe", "data.pipe"] {
+            match fs::remove_file(self.folder.join(name)) {
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(e.into()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if let Err(e) = self.stop() {
+            eprintln!("stopping the machine in {}: {e}", self.folder.display());
+        }
+    }
+}
+
+/// Makes a named pipe. It is opened for both directions, so that it has no end before the machine has.
+fn open_port(folder: &Path, port: Port, name: &str) -> Result<(Port, File, File)> {
+    let path = folder.join(format!("{name}.pipe"));
+    mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)
+        .with_context(|| format!("making the pipe {}", path.display()))?;
+    let pipe = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(&path)?;
+    Ok((port, pipe, File::create(folder.join(format!("{name}.log")))?))
+}
+
+/// Everything that is in a pipe now.
+fn drain(pipe: &mut File) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut buffer = [0u8; 65536];
+    loop {
+        match pipe.read(&mut buffer) {
+            Ok(0) => return Ok(bytes),
+            Ok(count) => bytes.extend(&buffer[..count]),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(bytes),
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e).context("reading a serial port"),
+        }
+    }
+}
+
+/// The kernel's command line.
+fn cmdline(config: &Config) -> String {
+    let mut line = String::from(
+        "console=ttyS0,115200 loglevel=5 nokaslr cryptomgr.notests nowatchdog random.trust_cpu=on",
+    );
+    if !config.tsc {
+        line.push_str(" notsc tsc=unstable lapic=notscdeadline");
+    }
+    if !config.append.is_empty() {
+        line.push(' ');
+        line.push_str(&config.append);
+    }
+    line
+}
+
+fn bochs(
+    config: &Config,
+    vmlinux: &Path,
+    initramfs: &[&[u8]],
+    folder: &Path,
+) -> Result<Command> {
+    let kernel = fs::read(vmlinux).with_context(|| format!("reading {}", vmlinux.display()))?;
+    disk::write(&folder.join("disk.img"), &kernel, initramfs, &cmdline(config))?;
+    let Config { cpus, mem, ips, model, .. } = config;
+    let at = folder.display();
+    // Larger blocks: fewer of them to look up in a large memory.
+    let rc = format!(
+        "config_interface: textconfig
+display_library: rfb, options=\"timeout=0, hideIPS\"
+cpu: model={model}, count={cpus}, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs=1
+memory: guest={mem}, host={mem}, block_size=1024
+romimage: file=/usr/share/bochs/BIOS-bochs-latest, options=fastboot
+vgaromimage: file=/usr/share/vgabios/vgabios.bin
+vga: extension=none, update_freq=1, realtime=0
+ata0-master: type=disk, mode=flat, path={at}/disk.img
+boot: disk
+com1: enabled=1, mode=file, dev={at}/console.pipe
+com2: enabled=1, mode=file, dev={at}/data.pipe
+clock: sync=none, time0=utc
+log: {at}/bochs.log
+panic: action=fatal
+error: action=ignore
+info: action=ignore
+debug: action=ignore
+"
+    );
+    fs::write(folder.join("bochsrc"), rc)?;
+    let mut command = Command::new("bochs");
+    command.arg("-q").arg("-f").arg(folder.join("bochsrc"));
+    Ok(command)
+}
+
+fn qemu(
+    config: &Config,
+    vmlinux: &Path,
+    initramfs: &[&[u8]],
+    folder: &Path,
+) -> Result<Command> {
+    let mut command = Command::new("qemu-system-x86_64");
+    if config.backend == Backend::Qemu {
+        let nested = fs::read_to_string("/sys/module/kvm_intel/parameters/nested");
+        let nested = nested.context("this host has no kvm_intel: VM=qemu needs nested VT-x")?;
+        ensure!(
+            matches!(nested.trim(), "Y" | "1"),
+            "nested VT-x is off on this host: modprobe kvm_intel nested=1"
+        );
+        command.args(["-accel", "kvm", "-cpu", "host"]);
+    } else {
+        command.args(["-accel", "tcg", "-cpu", "max,-svm"]);
+    }
+    let initrd = folder.join("initrd");
+    fs::write(&initrd, initramfs.concat())?;
+    command.args(["-machine", "q35", "-display", "none", "-no-reboot", "-nodefaults"]);
+    command.arg("-smp").arg(config.cpus.to_string());
+    command.arg("-m").arg(config.mem.to_string());
+    command.arg("-kernel").arg(vmlinux).arg("-initrd").arg(initrd);
+    command.arg("-append").arg(cmdline(config));
+    for name in ["console", "data"] {
+        command.arg("-serial").arg(format!("file:{}/{name}.pipe", folder.display()));
+    }
+    Ok(command)
+}

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where things are: the cache, the kernel's files, the build's results. `scripts/in-env` sets the variables.
+
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use anyhow::Result;
+
+/// The folders the harness works with.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// Cache outside the checkout.
+    pub cache: PathBuf,
+    /// Folder of the stock kernel's unpacked packages.
+    pub stock: PathBuf,
+    /// `lib/modules/<release>` of the stock kernel: vmlinuz, config, modules.
+    pub modules: PathBuf,
+    /// Release of the stock kernel (`uname -r`).
+    pub release: String,
+    /// Statically linked host programs (rkvm-init, the selftests).
+    pub bin: PathBuf,
+}
+
+impl Paths {
+    /// Finds the folders from `RKVM_CACHE`, `RKVM_STOCK` and `RKVM_BIN`.
+    pub fn find() -> Result<Paths> {
+        let var = |name: &str, default: &str| PathBuf::from(env::var(name).unwrap_or(default.into()));
+        let cache = var("RKVM_CACHE", "/cache");
+        let stock = var("RKVM_STOCK", "/kernel/stock-cloud");
+        let versions = stock.join("usr/lib/modules");
+        let release = only_entry(&versions).with_context(|| {
+            format!("no kernel under {} (run scripts/setup first)", versions.display())
+        })?;
+        let own = env::current_exe().context("finding the harness's own folder")?;
+        let beside = own.parent().unwrap_or(Path::new("/")).to_path_buf();
+        let bin = env::var("RKVM_BIN").map_or(beside, PathBuf::from);
+        Ok(Paths { modules: versions.join(&release), cache, stock, release, bin })
+    }
+}
+
+/// Name of the entry of a folder that holds exactly one.
+fn only_entry(folder: &Path) -> Result<String> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    anyhow::ensure!(names.len() == 1, "expected one entry, found {}", names.len());
+    names.pop().context("the folder is empty")
+}

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One boot of a machine with a list of tasks: follows its two ports, keeps the time limits and finds out
+//! how each task, and the machine itself, ended.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::fileset::FileSet;
+use crate::job::Outcome;
+use crate::job::Report;
+use crate::job::Task;
+use crate::machine::Config;
+use crate::machine::Machine;
+use crate::machine::Port;
+
+/// Last lines of the ports that are kept for the report of a hung machine.
+const KEPT_LINES: usize = 40;
+/// How long a machine may go on after it said that it panics or that it is done.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Time limits, in wall time.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// From power-on to the first process.
+    pub boot: Duration,
+    /// For each task; the machine itself ends it earlier by its own clock if it can.
+    pub task: Duration,
+}
+
+/// How a boot ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// All tasks ran and the machine powered off.
+    Done,
+    /// The boot or a task took too long.
+    Hung(String),
+    /// The kernel panicked, the machine reset or the emulator ended by itself.
+    Crashed(String),
+}
+
+/// What became of one task.
+#[derive(Clone, Debug, Default)]
+pub struct TaskLog {
+    /// How it ended; `None` if it did not.
+    pub outcome: Option<Outcome>,
+    /// What it printed.
+    pub output: Vec<String>,
+    /// What the kernel complained of meanwhile.
+    pub kernel: Vec<String>,
+    /// Ticks it took (instructions on Bochs).
+    pub ticks: u64,
+}
+
+/// What became of one boot.
+pub struct Boot {
+    /// How it ended.
+    pub fate: Fate,
+    /// One entry for each task that was begun.
+    pub tasks: Vec<TaskLog>,
+    /// Time and ticks from power-on to the first process.
+    pub up: Option<(Duration, u64)>,
+    /// From power-on to the end.
+    pub total: Duration,
+    /// The last lines of both ports.
+    pub last: VecDeque<String>,
+}
+
+/// A line of the machine, for whoever watches.
+pub enum Line<'a> {
+    /// From the kernel's console.
+    Console(&'a str),
+    /// From a program.
+    Output(&'a str),
+    /// From rkvm-init.
+    Report(&'a Report),
+}
+
+/// Boots a machine, runs `tasks` in it and tells `watch` every line at once.
+pub fn boot(
+    config: &Config,
+    limits: Limits,
+    images: (&Path, &[u8]),
+    tasks: &[Task],
+    folder: &Path,
+    watch: &mut dyn FnMut(Line<'_>),
+) -> Result<Boot> {
+    let mut job = FileSet::default();
+    let text: Vec<String> = tasks.iter().map(|task| format!("{task}\n")).collect();
+    job.bytes("job", 0o644, text.concat().into_bytes());
+    let (vmlinux, base) = images;
+    let machine = Machine::start(config, vmlinux, &[base, &job.archive()?], folder)?;
+    let mut session = Session {
+        limits,
+        tasks,
+        boot: Boot {
+            fate: Fate::Done,
+            tasks: Vec::new(),
+            up: None,
+            total: Duration::ZERO,
+            last: VecDeque::new(),
+        },
+        partial: [Vec::new(), Vec::new()],
+        deadline: Instant::now() + limits.boot,
+        awaited: "to start its first process".into(),
+        done: false,
+        panic: None,
+    };
+    session.follow(machine, watch)?;
+    Ok(session.boot)
+}
+
+struct Session<'a> {
+    limits: Limits,
+    tasks: &'a [Task],
+    boot: Boot,
+    /// Line not yet complete, for each port.
+    partial: [Vec<u8>; 2],
+    deadline: Instant,
+    /// What the machine is waited for, in words.
+    awaited: String,
+    done: bool,
+    panic: Option<String>,
+}
+
+impl Session<'_> {
+    fn follow(&mut self, mut machine: Machine, watch: &mut dyn FnMut(Line<'_>)) -> Result<()> {
+        loop {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            for (port, bytes) in machine.wait(left)? {
+                self.take(port, &bytes, machine.elapsed(), watch);
+            }
+            if let Some(status) = machine.ended() {
+                if !self.done {
+                    let why = self.panic.take();
+                    let why = why.unwrap_or_else(|| format!("the emulator ended: {status}"));
+                    self.boot.fate = Fate::Crashed(why);
+                }
+                break;
+            }
+            if Instant::now() >= self.deadline {
+                self.boot.fate = match self.panic.take() {
+                    Some(why) => Fate::Crashed(why),
+                    None if self.done => Fate::Hung("powering off took too long".into()),
+                    None => Fate::Hung(format!("took too long {}", self.awaited)),
+                };
+                break;
+            }
+        }
+        self.boot.total = machine.elapsed();
+        machine.stop()
+    }
+
+    fn take(
+        &mut self,
+        port: Port,
+        bytes: &[u8],
+        elapsed: Duration,
+        watch: &mut dyn FnMut(Line<'_>),
+    ) {
+        let index = usize::from(port == Port::Data);
+        let mut partial = std::mem::take(&mut self.partial[index]);
+        for &byte in bytes {
+            if byte != b'\n' {
+                partial.push(byte);
+                continue;
+            }
+            let line = String::from_utf8_lossy(&partial).trim_end_matches('\r').to_string();
+            partial.clear();
+            self.line(port, &line, elapsed, watch);
+        }
+        self.partial[index] = partial;
+    }
+
+    fn line(
+        &mut self,
+        port: Port,
+        line: &str,
+        elapsed: Duration,
+        watch: &mut dyn FnMut(Line<'_>),
+    ) {
+        if port == Port::Data {
+            // A program that died amid a line leaves its rest before the mark.
+            let (rest, marked) = match line.find(crate::job::MARK) {
+                Some(at) => line.split_at(at),
+                None => (line, ""),
+            };
+            if marked.is_empty() || !rest.is_empty() {
+                self.keep(rest);
+                if let Some(task) = self.boot.tasks.last_mut() {
+                    task.output.push(rest.to_string());
+                }
+                watch(Line::Output(rest));
+            }
+            if let Some(report) = Report::parse(marked) {
+                self.report(&report, elapsed);
+                watch(Line::Report(&report));
+            }
+            return;
+        }
+        self.keep(line);
+        watch(Line::Console(line));
+        if self.panic.is_none() && line.contains("Kernel panic - not syncing") {
+            self.panic = Some(line.trim().to_string());
+            self.deadline = Instant::now() + LAST_WORDS;
+        }
+    }
+
+    fn keep(&mut self, line: &str) {
+        if self.boot.last.len() == KEPT_LINES {
+            self.boot.last.pop_front();
+        }
+        self.boot.last.push_back(line.to_string());
+    }
+
+    fn report(&mut self, report: &Report, elapsed: Duration) {
+        match report {
+            Report::Up(_) if self.boot.up.is_some() => {
+                self.panic = Some("the machine reset itself".into());
+                self.deadline = Instant::now();
+            }
+            Report::Up(ticks) => {
+                self.boot.up = Some((elapsed, *ticks));
+                self.deadline = Instant::now() + LAST_WORDS;
+                self.awaited = "to begin its first task".into();
+            }
+            Report::Begin(number) => {
+                self.boot.tasks.push(TaskLog::default());
+                self.deadline = Instant::now() + self.limits.task;
+                let name = self.tasks.get(*number).map_or("?", |task| task.name.as_str());
+                self.awaited = format!("in {name}");
+            }
+            Report::Kernel(number, line) => {
+                if let Some(task) = self.boot.tasks.get_mut(*number) {
+                    task.kernel.push(line.clone());
+                }
+            }
+            Report::End(number, outcome, ticks) => {
+                if let Some(task) = self.boot.tasks.get_mut(*number) {
+                    task.outcome = Some(outcome.clone());
+                    task.ticks = *ticks;
+                }
+                self.awaited = "between two tasks".into();
+                self.deadline = Instant::now() + LAST_WORDS;
+            }
+            Report::Done => {
+                self.done = true;
+                self.deadline = Instant::now() + 2 * LAST_WORDS;
+            }
+        }
+    }
+}
