@@ -7,8 +7,12 @@
 //! [`Vmcs`] there (and the fake in the tests here) can be driven by this module.
 
 pub mod controls;
+pub mod event;
+pub mod exit;
 pub mod fields;
 pub mod negotiate;
+pub mod registers;
+pub mod segment;
 
 pub use fields::{Field, FieldValue, Readable, Writable};
 
