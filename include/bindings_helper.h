@@ -20,6 +20,7 @@
 #include <linux/user-return-notifier.h>
 #include <linux/workqueue.h>
 #include <asm/cpu_entry_area.h>
+#include <asm/entry-common.h>
 #include <asm/fpu/api.h>
 #include <asm/kvm_para.h>
 #include <asm/msr-index.h>
@@ -27,3 +28,4 @@
 #include <asm/virt.h>
 #include <rkvm_entry.h>
 #include <rkvm_helpers.h>
+#include <rkvm_helpers_mm.h>

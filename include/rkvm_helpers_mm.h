@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Kernel macros and inline functions around memory, locks and events, as functions that Rust can call. No logic.
+ */
+#ifndef RKVM_HELPERS_MM_H
+#define RKVM_HELPERS_MM_H
+
+#include <linux/mm_types.h>
+#include <linux/spinlock_types.h>
+#include <linux/types.h>
+
+struct file;
+struct hrtimer;
+struct lock_class_key;
+struct poll_table_struct;
+struct rcuwait;
+struct srcu_struct;
+struct wait_queue_entry;
+struct work_struct;
+
+/* Where Rust finds the fields of struct page that the owner of a page may use. */
+enum {
+	RKVM_STRUCT_PAGE_SIZE = sizeof(struct page),
+	RKVM_STRUCT_PAGE_PRIVATE = offsetof(struct page, private),
+	RKVM_STRUCT_PAGE_RCU = offsetof(struct page, rcu_head),
+};
+
+/* Pages. The address is in the direct map; 0 means that there is no memory. */
+unsigned long rkvm_alloc_zeroed_pages(bool may_sleep, u32 order);
+void rkvm_get_page(struct page *page);
+void rkvm_put_page(struct page *page);
+/* The end of KVM's use of a page of user memory: note what was done to it, give the reference back. */
+void rkvm_release_user_page(struct page *page, bool accessed, bool dirty);
+
+/* Memory maps. */
+struct mm_struct *rkvm_current_mm(void);
+void rkvm_mmgrab(struct mm_struct *mm);
+void rkvm_mmdrop(struct mm_struct *mm);
+void rkvm_mmap_read_lock(struct mm_struct *mm);
+void rkvm_mmap_read_unlock(struct mm_struct *mm);
+struct vm_area_struct *rkvm_vma_lookup(struct mm_struct *mm, unsigned long address);
+bool rkvm_vma_is_pfnmap(struct vm_area_struct *vma);
+bool rkvm_vma_permits(struct vm_area_struct *vma, bool write);
+/* 1, 2 or 3: the size of the host's mapping of an address is 4 KiB, 2 MiB or 1 GiB. */
+u32 rkvm_host_mapping_level(struct mm_struct *mm, unsigned long address);
+
+/* User memory. Results in two registers: the value, and 0 or -EFAULT. */
+struct rkvm_user_value {
+	u64 value;
+	s64 error;
+};
+struct rkvm_user_value rkvm_get_user_u8(u64 address);
+struct rkvm_user_value rkvm_get_user_u16(u64 address);
+struct rkvm_user_value rkvm_get_user_u32(u64 address);
+struct rkvm_user_value rkvm_get_user_u64(u64 address);
+struct rkvm_user_value rkvm_get_user_nofault_u32(u64 address);
+struct rkvm_user_value rkvm_get_user_nofault_u64(u64 address);
+int rkvm_put_user_u8(u64 address, u8 value);
+int rkvm_put_user_u16(u64 address, u16 value);
+int rkvm_put_user_u32(u64 address, u32 value);
+int rkvm_put_user_u64(u64 address, u64 value);
+/* The number of bytes that were not copied. */
+unsigned long rkvm_copy_from_user(void *to, u64 from, unsigned long bytes);
+unsigned long rkvm_copy_to_user(u64 to, const void *from, unsigned long bytes);
+unsigned long rkvm_copy_from_user_nofault(void *to, u64 from, unsigned long bytes);
+unsigned long rkvm_copy_to_user_nofault(u64 to, const void *from, unsigned long bytes);
+unsigned long rkvm_clear_user(u64 to, unsigned long bytes);
+/* 0: exchanged; 1: the memory held something else, now in *old; -EFAULT. Aligned addresses only. */
+int rkvm_cmpxchg_user_u8(u64 address, u8 *old, u8 new);
+int rkvm_cmpxchg_user_u16(u64 address, u16 *old, u16 new);
+int rkvm_cmpxchg_user_u32(u64 address, u32 *old, u32 new);
+int rkvm_cmpxchg_user_u64(u64 address, u64 *old, u64 new);
+/* Little end first. -EOPNOTSUPP without CMPXCHG16B. */
+int rkvm_cmpxchg_user_u128(u64 address, u64 old[2], u64 new_low, u64 new_high);
+
+/* Locks. */
+void rkvm_rwlock_init(rwlock_t *lock, const char *name, struct lock_class_key *key);
+void rkvm_read_lock(rwlock_t *lock);
+void rkvm_read_unlock(rwlock_t *lock);
+void rkvm_write_lock(rwlock_t *lock);
+void rkvm_write_unlock(rwlock_t *lock);
+bool rkvm_read_needbreak(rwlock_t *lock);
+bool rkvm_write_needbreak(rwlock_t *lock);
+int rkvm_cond_resched_read(rwlock_t *lock);
+int rkvm_cond_resched_write(rwlock_t *lock);
+void rkvm_raw_spin_lock_init(raw_spinlock_t *lock, const char *name, struct lock_class_key *key);
+unsigned long rkvm_raw_spin_lock_irqsave(raw_spinlock_t *lock);
+void rkvm_raw_spin_unlock_irqrestore(raw_spinlock_t *lock, unsigned long flags);
+int rkvm_srcu_init(struct srcu_struct *srcu, const char *name, struct lock_class_key *key);
+int rkvm_srcu_read_lock(struct srcu_struct *srcu);
+void rkvm_srcu_read_unlock(struct srcu_struct *srcu, int index);
+
+/* Events: helpers_event.c. */
+u32 rkvm_eventfd_poll(struct file *file, struct poll_table_struct *table);
+void rkvm_waitqueue_entry_init(struct wait_queue_entry *entry,
+			       int (*func)(struct wait_queue_entry *, unsigned int, int, void *));
+u32 rkvm_key_to_poll(void *key);
+void rkvm_poll_init(struct poll_table_struct *table,
+		    void (*func)(struct file *, struct wait_queue_head *, struct poll_table_struct *));
+struct workqueue_struct *rkvm_alloc_workqueue(const char *name);
+void rkvm_flush_workqueue(struct workqueue_struct *queue);
+void rkvm_init_work(struct work_struct *work, void (*func)(struct work_struct *), struct lock_class_key *key);
+u64 rkvm_ktime_get_boottime_ns(void);
+u64 rkvm_ktime_get_real_ns(void);
+bool rkvm_hrtimer_active(const struct hrtimer *timer);
+void rkvm_hrtimer_set_expires(struct hrtimer *timer, s64 expires);
+s64 rkvm_hrtimer_get_expires(const struct hrtimer *timer);
+void rkvm_rcuwait_prepare(struct rcuwait *wait);
+void rkvm_set_current_interruptible(void);
+void rkvm_set_current_running(void);
+bool rkvm_current_signal_pending(void);
+void rkvm_kick_cpu(int cpu);
+void rkvm_might_sleep(void);
+
+#endif
