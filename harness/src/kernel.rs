@@ -15,6 +15,8 @@ use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
 
+use crate::paths::new_folder;
+
 /// Magic bytes of the compressed payload and the program that unpacks it.
 const UNPACKERS: [(&[u8], &[&str]); 5] = [
     (b"\x28\xb5\x2f\xfd", &["zstd", "-dcq"]),
@@ -42,9 +44,12 @@ pub fn vmlinux(vmlinuz: &Path, cache: &Path) -> Result<PathBuf> {
 
 /// Writes a file so that it is there either completely or not at all.
 pub fn store(path: &Path, bytes: &[u8]) -> Result<()> {
-    let part = path.with_extension(format!("part{}", std::process::id()));
+    let folder = path.parent().context("a file needs a folder")?;
+    let own = new_folder(folder, "part")?;
+    let part = own.join("part");
     fs::write(&part, bytes).with_context(|| format!("writing {}", part.display()))?;
     fs::rename(&part, path)?;
+    fs::remove_dir(own)?;
     Ok(())
 }
 

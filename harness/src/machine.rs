@@ -83,17 +83,13 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Starts a machine with its files in `folder`, which is made anew.
+    /// Starts a machine with its files in `folder`.
     pub fn start(
         config: &Config,
         vmlinux: &Path,
         initramfs: &[&[u8]],
         folder: &Path,
     ) -> Result<Machine> {
-        if folder.exists() {
-            fs::remove_dir_all(folder)?;
-        }
-        fs::create_dir_all(folder)?;
         let ports = [
             open_port(folder, Port::Console, "console")?,
             open_port(folder, Port::Data, "data")?,
@@ -160,6 +156,20 @@ impl Machine {
     /// Folder with the machine's files: console.log, data.log, emulator.out.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Complaints of the emulator itself.
+    pub fn complaints(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for name in ["bochs.log", "emulator.out"] {
+            // A log that is not there says nothing.
+            let text = fs::read(self.folder.join(name)).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text).into_owned();
+            let telling = |line: &&str| line.contains("PANIC") || line.starts_with("qemu");
+            lines.extend(text.lines().filter(telling).map(String::from));
+        }
+        lines.dedup();
+        lines
     }
 
     /// Ends the machine if it runs still. Keeps the logs, removes the rest.
@@ -239,12 +249,13 @@ fn bochs(
     disk::write(&folder.join("disk.img"), &kernel, initramfs, &cmdline(config))?;
     let Config { cpus, mem, ips, model, .. } = config;
     let at = folder.display();
-    // Larger blocks: fewer of them to look up in a large memory.
+    // Bochs takes no more than 2 GiB at once; what the machine touches over that goes to a file.
+    let host = mem.min(&2048);
     let rc = format!(
         "config_interface: textconfig
 display_library: rfb, options=\"timeout=0, hideIPS\"
 cpu: model={model}, count={cpus}, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs=1
-memory: guest={mem}, host={mem}, block_size=1024
+memory: guest={mem}, host={host}
 romimage: file=/usr/share/bochs/BIOS-bochs-latest, options=fastboot
 vgaromimage: file=/usr/share/vgabios/vgabios.bin
 vga: extension=none, update_freq=1, realtime=0
@@ -252,6 +263,7 @@ ata0-master: type=disk, mode=flat, path={at}/disk.img
 boot: disk
 com1: enabled=1, mode=file, dev={at}/console.pipe
 com2: enabled=1, mode=file, dev={at}/data.pipe
+speaker: enabled=0
 clock: sync=none, time0=utc
 log: {at}/bochs.log
 panic: action=fatal

@@ -4,6 +4,7 @@
 
 use std::env;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -40,6 +41,23 @@ impl Paths {
         let bin = env::var("RKVM_BIN").map_or(beside, PathBuf::from);
         Ok(Paths { modules: versions.join(&release), cache, stock, release, bin })
     }
+}
+
+/// Makes a folder under `parent` that nobody else has. (A process id would not do for a name: it is often the
+/// same in the pid namespaces that harnesses run in.)
+pub fn new_folder(parent: &Path, purpose: &str) -> Result<PathBuf> {
+    fs::create_dir_all(parent)?;
+    for number in 0u32.. {
+        let folder = parent.join(format!("{purpose}-{number}"));
+        match fs::create_dir(&folder) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+            made => {
+                made.with_context(|| format!("making {}", folder.display()))?;
+                return Ok(folder);
+            }
+        }
+    }
+    anyhow::bail!("{} is full", parent.display())
 }
 
 /// Name of the entry of a folder that holds exactly one.

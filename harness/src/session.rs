@@ -152,6 +152,7 @@ impl Session<'_> {
             }
         }
         self.boot.total = machine.elapsed();
+        machine.complaints().iter().for_each(|line| self.keep(line));
         machine.stop()
     }
 

@@ -18,6 +18,7 @@ use rkvm_harness::job::Task;
 use rkvm_harness::kernel;
 use rkvm_harness::machine::Backend;
 use rkvm_harness::machine::Config;
+use rkvm_harness::paths::new_folder;
 use rkvm_harness::paths::Paths;
 use rkvm_harness::session;
 use rkvm_harness::session::Fate;
@@ -127,7 +128,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         argv: vec!["/bin/sh".into(), "/job.sh".into()],
     };
     let limits = Limits { boot: Duration::from_secs(180), task: Duration::from_secs(args.timeout) };
-    let folder = paths.cache.join(format!("run/shell-{}", std::process::id()));
+    let folder = new_folder(&paths.cache.join("run"), "shell")?;
     let config = args.machine.config();
     let vmlinux = args.machine.vmlinux(&paths)?;
     let verbose = args.machine.verbose;
