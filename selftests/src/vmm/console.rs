@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The terminal: what COM1 sends goes to stdout, what is typed goes to COM1.
+
+use super::devices::Devices;
+use crate::Outcome;
+use std::io::{self, Read, Write};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+/// Bytes that wait for the end of their line.
+#[derive(Default)]
+struct Waiting {
+    bytes: Vec<u8>,
+}
+
+/// Collects bytes into lines: a write for each byte would cost the host a system call each. A
+/// line that is not finished, like a prompt, follows after a moment.
+pub struct Lines {
+    shared: Arc<(Mutex<Waiting>, Condvar)>,
+}
+
+impl Lines {
+    /// Lines for stdout.
+    pub fn stdout() -> Outcome<Self> {
+        let shared = Arc::new((Mutex::<Waiting>::default(), Condvar::new()));
+        let theirs = shared.clone();
+        std::thread::Builder::new()
+            .name("console".into())
+            .spawn(move || unfinished_lines(&theirs))?;
+        Ok(Lines { shared })
+    }
+
+    /// Writes out what is there.
+    pub fn push_out(&mut self) {
+        let mut waiting = self.shared.0.lock().unwrap_or_else(|e| e.into_inner());
+        write_out(&mut waiting.bytes);
+    }
+}
+
+fn write_out(bytes: &mut Vec<u8>) {
+    let mut out = io::stdout().lock();
+    // A closed stdout must not stop the machine.
+    let _ = out.write_all(bytes).and_then(|()| out.flush());
+    bytes.clear();
+}
+
+/// Writes out lines that stay unfinished for a moment.
+fn unfinished_lines(shared: &(Mutex<Waiting>, Condvar)) {
+    const MOMENT: Duration = Duration::from_millis(50);
+    let (mutex, more) = shared;
+    let mut waiting = mutex.lock().unwrap_or_else(|e| e.into_inner());
+    loop {
+        while waiting.bytes.is_empty() {
+            waiting = more.wait(waiting).unwrap_or_else(|e| e.into_inner());
+        }
+        let before = waiting.bytes.len();
+        drop(waiting);
+        std::thread::sleep(MOMENT);
+        waiting = mutex.lock().unwrap_or_else(|e| e.into_inner());
+        if waiting.bytes.len() == before {
+            write_out(&mut waiting.bytes);
+        }
+    }
+}
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        const FULL: usize = 4096;
+        let (mutex, more) = &*self.shared;
+        let mut waiting = mutex.lock().unwrap_or_else(|e| e.into_inner());
+        let first = waiting.bytes.is_empty();
+        waiting.bytes.extend(bytes);
+        if bytes.contains(&b'\n') || waiting.bytes.len() >= FULL {
+            write_out(&mut waiting.bytes);
+        } else if first {
+            more.notify_one();
+        }
+        Ok(bytes.len())
+    }
+
+    /// Nothing: the UART flushes after each byte.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The settings of the terminal, put back when this is dropped.
+pub struct Terminal(Option<libc::termios>);
+
+/// Makes the terminal raw and feeds what is typed to COM1.
+pub fn start(devices: Arc<Devices>) -> Terminal {
+    let terminal = Terminal(raw_mode());
+    // Without the thread there is no input; the machine runs all the same.
+    let _ = std::thread::Builder::new()
+        .name("input".into())
+        .spawn(move || {
+            let mut buffer = [0; 64];
+            while let Ok(n @ 1..) = io::stdin().read(&mut buffer) {
+                devices.type_in(&buffer[..n]);
+            }
+        });
+    terminal
+}
+
+/// Signal keys and newlines go to the guest as they are; `None` when stdin is no terminal.
+fn raw_mode() -> Option<libc::termios> {
+    // SAFETY: a termios of zeros is valid, and is filled in by tcgetattr.
+    let mut old: libc::termios = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a live termios.
+    if unsafe { libc::tcgetattr(0, &mut old) } != 0 {
+        return None;
+    }
+    let mut raw = old;
+    raw.c_lflag &= !(libc::ICANON | libc::ECHO);
+    raw.c_iflag &= !libc::ICRNL;
+    // SAFETY: as above.
+    unsafe { libc::tcsetattr(0, libc::TCSANOW, &raw) };
+    Some(old)
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if let Some(old) = &self.0 {
+            // SAFETY: the settings came from tcgetattr.
+            unsafe { libc::tcsetattr(0, libc::TCSANOW, old) };
+        }
+    }
+}
