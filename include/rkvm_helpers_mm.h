@@ -41,8 +41,8 @@ void rkvm_mmap_read_unlock(struct mm_struct *mm);
 struct vm_area_struct *rkvm_vma_lookup(struct mm_struct *mm, unsigned long address);
 bool rkvm_vma_is_pfnmap(struct vm_area_struct *vma);
 bool rkvm_vma_permits(struct vm_area_struct *vma, bool write);
-/* 1, 2 or 3: the size of the host's mapping of an address is 4 KiB, 2 MiB or 1 GiB. */
-u32 rkvm_host_mapping_level(struct mm_struct *mm, unsigned long address);
+/* 1, 2 or 3: the current thread's map has 4 KiB, 2 MiB or 1 GiB at the address. */
+u32 rkvm_host_mapping_level(unsigned long address);
 
 /* User memory. Results in two registers: the value, and 0 or -EFAULT. */
 struct rkvm_user_value {

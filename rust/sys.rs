@@ -3,7 +3,20 @@
 //! The unsafe layer: everything that touches the machine or the kernel's C side, behind safe types.
 
 pub(crate) mod bindings;
+pub(crate) mod cpu;
+pub(crate) mod fops;
+pub(crate) mod fpu;
+pub(crate) mod module_static;
+pub(crate) mod msr;
+pub(crate) mod params;
+pub(crate) mod restricted;
+pub(crate) mod uabi;
+pub(crate) mod vmx;
 pub(crate) mod page;
+pub(crate) mod gup;
+pub(crate) mod usermem;
+pub(crate) mod spinlock_irq;
+pub(crate) mod rwlock;
 pub(crate) mod srcu;
 
 pub(crate) use rkvm_core::addr;

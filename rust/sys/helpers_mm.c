@@ -86,8 +86,9 @@ bool rkvm_vma_permits(struct vm_area_struct *vma, bool write)
  * Interrupts stay off for the whole walk: tables are freed only after an IPI that this CPU then does not answer. Each
  * entry is read once, because it may turn from a table into a large page at any time.
  */
-u32 rkvm_host_mapping_level(struct mm_struct *mm, unsigned long address)
+u32 rkvm_host_mapping_level(unsigned long address)
 {
+	struct mm_struct *mm = current->mm;
 	unsigned long flags;
 	u32 level = 1;
 	pgd_t pgd;
@@ -95,6 +96,8 @@ u32 rkvm_host_mapping_level(struct mm_struct *mm, unsigned long address)
 	pud_t pud;
 	pmd_t pmd;
 
+	if (!mm)
+		return level;
 	local_irq_save(flags);
 	pgd = READ_ONCE(*pgd_offset(mm, address));
 	if (pgd_none(pgd))

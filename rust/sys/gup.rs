@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! From a host virtual address of the VM's owner to the page behind it, for mapping it into the guest.
+//!
+//! The way of a fault: sample the invalidation sequence, [`host_page`] (which may sleep), take the MMU lock, check the
+//! sequence, install, [`HostPage::release`]. The page is held no longer than that: from then on the mmu_notifier says
+//! when the mapping must go. C KVM's counterpart is `hva_to_pfn()`.
+
+use super::addr::{Hva, Pfn};
+use super::bindings;
+use super::page::page_frame;
+use core::ptr::NonNull;
+use kernel::bindings as kb;
+use kernel::ffi;
+
+/// The way a page is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Want {
+    /// The guest writes now: a copy-on-write page must be broken out.
+    pub(crate) write: bool,
+    /// The guest reads, but a writable page saves it the next fault: take it if it costs nothing.
+    pub(crate) map_writable: bool,
+    /// Do not wait for the disk: answer [`Unavailable::NeedsIo`] instead.
+    pub(crate) no_wait: bool,
+    /// Give up on any signal, not only on fatal ones.
+    pub(crate) interruptible: bool,
+}
+
+/// Why there is no page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unavailable {
+    /// Nothing mapped there, or not with this access: `EFAULT` (`KVM_EXIT_MEMORY_FAULT`).
+    Fault,
+    /// The memory is broken: the process gets SIGBUS, `EHWPOISON`.
+    HwPoison,
+    /// A signal came first: `EINTR`.
+    Interrupted,
+    /// The page must be read in, which `no_wait` forbids.
+    NeedsIo,
+}
+
+/// How much the host maps at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum HostLevel {
+    /// 4 KiB.
+    K4,
+    /// 2 MiB.
+    M2,
+    /// 1 GiB.
+    G1,
+}
+
+/// A page of the VM's owner, held so that it is not reused for something else.
+///
+/// # Invariants
+///
+/// `page`, if there is one, has a reference that this value owns. Device memory (VM_PFNMAP, VM_IO) has none, and none
+/// is ever given back for it.
+#[must_use = "the page is given back at once"]
+pub(crate) struct HostPage {
+    pfn: Pfn,
+    writable: bool,
+    page: Option<NonNull<kb::page>>,
+}
+
+impl HostPage {
+    /// The frame to map.
+    #[inline]
+    pub(crate) fn pfn(&self) -> Pfn {
+        self.pfn
+    }
+
+    /// Whether the guest may be given write access.
+    #[inline]
+    pub(crate) fn writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Whether this is ordinary, counted memory; device memory otherwise.
+    #[inline]
+    pub(crate) fn is_counted(&self) -> bool {
+        self.page.is_some()
+    }
+
+    /// Gives the page back after it was installed (or used): `dirty` if the guest can write it from now on. Under the
+    /// MMU lock, because after an invalidation it may be too late to mark a page.
+    #[inline]
+    pub(crate) fn release(self, dirty: bool) {
+        if let Some(page) = self.page {
+            core::mem::forget(self);
+            // SAFETY: The reference is ours by the type invariant, and is given up here.
+            unsafe { bindings::rkvm_release_user_page(page.as_ptr(), true, dirty) };
+        }
+    }
+
+    /// A page on which the caller has taken a reference.
+    #[inline]
+    fn counted(page: NonNull<kb::page>, writable: bool) -> Self {
+        Self {
+            pfn: page_frame(page.as_ptr()),
+            writable,
+            page: Some(page),
+        }
+    }
+}
+
+impl Drop for HostPage {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(page) = self.page {
+            // SAFETY: The reference is ours by the type invariant.
+            unsafe { bindings::rkvm_put_page(page.as_ptr()) };
+        }
+    }
+}
+
+/// The page at `hva` in the memory map of the calling thread. May sleep, and takes no lock of ours.
+#[inline]
+pub(crate) fn host_page(hva: Hva, want: Want) -> Result<HostPage, Unavailable> {
+    // A page for reading only is not looked up without locks: copy-on-write may be replacing it this very moment.
+    if want.write || want.map_writable {
+        if let Some(page) = fast(hva) {
+            return Ok(HostPage::counted(page, true));
+        }
+    }
+    slow(hva, want)
+}
+
+/// A page that is mapped writable now, found without locks.
+#[inline]
+fn fast(hva: Hva) -> Option<NonNull<kb::page>> {
+    let mut page = core::ptr::null_mut();
+    // SAFETY: `page` has room for one page; the function checks the address.
+    let pages =
+        unsafe { kb::get_user_pages_fast_only(hva.0 as usize, 1, kb::FOLL_WRITE, &mut page) };
+    if pages == 1 {
+        NonNull::new(page)
+    } else {
+        None
+    }
+}
+
+/// Brings the page in if need be.
+fn slow(hva: Hva, want: Want) -> Result<HostPage, Unavailable> {
+    let mut flags = kb::FOLL_HWPOISON | kb::FOLL_HONOR_NUMA_FAULT;
+    if want.write {
+        flags |= kb::FOLL_WRITE;
+    }
+    if want.no_wait {
+        flags |= kb::FOLL_NOWAIT;
+    }
+    if want.interruptible {
+        flags |= kb::FOLL_INTERRUPTIBLE;
+    }
+    let mut page = core::ptr::null_mut();
+    // SAFETY: `page` has room for one page, the function checks the address, and no lock is held.
+    let pages = unsafe { kb::get_user_pages_unlocked(hva.0 as usize, 1, &mut page, flags) };
+    match (pages, NonNull::new(page)) {
+        (1, Some(page)) => {
+            let held = HostPage::counted(page, want.write);
+            if !want.write && want.map_writable {
+                if let Some(page) = fast(hva) {
+                    return Ok(HostPage::counted(page, true));
+                }
+            }
+            Ok(held)
+        }
+        (error, _) => without_page(hva, want, error as i32),
+    }
+}
+
+/// What it means that there is no `struct page` to be had.
+#[cold]
+fn without_page(hva: Hva, want: Want, error: i32) -> Result<HostPage, Unavailable> {
+    if error == -(kb::EINTR as i32) || error == -(kb::EAGAIN as i32) {
+        return Err(Unavailable::Interrupted);
+    }
+    if error == -(kb::EHWPOISON as i32) {
+        return Err(Unavailable::HwPoison);
+    }
+    let mm = MmapRead::of_current().ok_or(Unavailable::Fault)?;
+    loop {
+        // SAFETY: The map is locked.
+        let vma = unsafe { bindings::rkvm_vma_lookup(mm.0.as_ptr(), hva.0 as usize) };
+        let vma = NonNull::new(vma).ok_or(Unavailable::Fault)?;
+        // SAFETY: The area is there while the map is locked.
+        if !unsafe { bindings::rkvm_vma_is_pfnmap(vma.as_ptr()) } {
+            // SAFETY: As above.
+            let permitted = unsafe { bindings::rkvm_vma_permits(vma.as_ptr(), want.write) };
+            return Err(if want.no_wait && permitted {
+                Unavailable::NeedsIo
+            } else {
+                Unavailable::Fault
+            });
+        }
+        match mm.device_page(vma, hva, want.write) {
+            Remapped::Page(page) => return Ok(page),
+            Remapped::Unlocked => (),
+            Remapped::Fault => return Err(Unavailable::Fault),
+        }
+    }
+}
+
+/// The outcome of looking up device memory.
+enum Remapped {
+    /// The frame, without a reference.
+    Page(HostPage),
+    /// The fault handler let go of the map: the area must be looked up again.
+    Unlocked,
+    /// No access.
+    Fault,
+}
+
+/// The current thread's memory map, locked for reading.
+///
+/// # Invariants
+///
+/// The pointer is `current->mm`, and this thread holds its mmap lock for reading.
+struct MmapRead(NonNull<kb::mm_struct>);
+
+impl MmapRead {
+    /// Locks; `None` in a kernel thread.
+    fn of_current() -> Option<Self> {
+        // SAFETY: No requirements.
+        let mm = NonNull::new(unsafe { bindings::rkvm_current_mm() })?;
+        // SAFETY: The map of the current thread lives; no lock is held here.
+        unsafe { bindings::rkvm_mmap_read_lock(mm.as_ptr()) };
+        Some(Self(mm))
+    }
+
+    /// The frame that an area of device memory maps at `hva`.
+    fn device_page(&self, vma: NonNull<kb::vm_area_struct>, hva: Hva, write: bool) -> Remapped {
+        if let Some(found) = follow(vma, hva, write) {
+            return found;
+        }
+        let mut unlocked = false;
+        let flags: ffi::c_uint = if write {
+            kb::fault_flag_FAULT_FLAG_WRITE
+        } else {
+            0
+        };
+        // SAFETY: The map is locked for reading, as the function wants it. It returns with it locked.
+        let error =
+            unsafe { kb::fixup_user_fault(self.0.as_ptr(), hva.0 as usize, flags, &mut unlocked) };
+        if unlocked {
+            return Remapped::Unlocked;
+        }
+        if error != 0 {
+            return Remapped::Fault;
+        }
+        follow(vma, hva, write).unwrap_or(Remapped::Fault)
+    }
+}
+
+impl Drop for MmapRead {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::rkvm_mmap_read_unlock(self.0.as_ptr()) };
+    }
+}
+
+/// Reads the host's page table in an area of device memory; `None` if nothing is mapped yet.
+fn follow(vma: NonNull<kb::vm_area_struct>, hva: Hva, write: bool) -> Option<Remapped> {
+    let mut args = kb::follow_pfnmap_args {
+        vma: vma.as_ptr(),
+        address: hva.0 as usize,
+        ..Default::default()
+    };
+    // SAFETY: The caller holds the mmap lock under which it found `vma`.
+    if unsafe { kb::follow_pfnmap_start(&mut args) } != 0 {
+        return None;
+    }
+    let found = if write && !args.writable {
+        Remapped::Fault
+    } else {
+        Remapped::Page(HostPage {
+            pfn: Pfn(args.pfn as u64),
+            writable: args.writable,
+            page: None,
+        })
+    };
+    // SAFETY: Ends what the successful start above began.
+    unsafe { kb::follow_pfnmap_end(&mut args) };
+    Some(found)
+}
+
+/// How much the host maps at once around `hva` in the calling thread's memory map: the upper limit for the guest's
+/// mapping. Right as long as no invalidation begins: under the MMU lock, after the sequence check. Does not sleep.
+#[inline]
+pub(crate) fn mapping_level(hva: Hva) -> HostLevel {
+    // SAFETY: No requirements.
+    match unsafe { bindings::rkvm_host_mapping_level(hva.0 as usize) } {
+        3 => HostLevel::G1,
+        2 => HostLevel::M2,
+        _ => HostLevel::K4,
+    }
+}
