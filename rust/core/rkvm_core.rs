@@ -25,6 +25,7 @@ extern crate std;
 
 pub mod addr;
 pub mod exception;
+pub mod irq;
 pub mod memslots;
 pub mod regs;
 pub mod vmx;

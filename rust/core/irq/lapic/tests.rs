@@ -1,0 +1,489 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tests of the local APIC: against a model of priorities, over every register, and tables for timer and modes.
+
+use super::*;
+use crate::irq::{
+    DeliveryMode,
+    DestMode,
+    Interrupt,
+    Shorthand,
+    Trigger, //
+};
+use proptest::prelude::*;
+use std::{
+    boxed::Box,
+    collections::BTreeSet,
+    vec::Vec, //
+};
+
+type Apic = Lapic<Box<Shared>>;
+
+#[derive(Clone, Copy, Default)]
+struct Now {
+    ns: u64,
+    tsc: u64,
+}
+
+impl Clock for Now {
+    fn ns(&self) -> u64 {
+        self.ns
+    }
+    fn guest_tsc(&self) -> u64 {
+        self.tsc
+    }
+}
+
+fn at(ns: u64) -> Now {
+    Now { ns, tsc: ns }
+}
+
+fn apic() -> Apic {
+    Lapic::new(Box::default(), Config::new(3, true))
+}
+
+fn write(apic: &mut Apic, reg: Reg, value: u32, now: Now) -> Effects {
+    apic.mmio_write(u32::from(reg.offset()), 4, value, &now)
+}
+
+fn read(apic: &mut Apic, reg: Reg, now: Now) -> u32 {
+    apic.mmio_read(u32::from(reg.offset()), 4, &now) as u32
+}
+
+fn enabled() -> Apic {
+    let mut apic = apic();
+    assert!(write(&mut apic, Reg::SVR, 0x1ff, at(0)).map);
+    apic
+}
+
+#[test]
+fn reset_values_of_the_sdm() {
+    let mut a = apic();
+    for (reg, want) in [
+        (Reg::ID, 3 << 24),
+        (Reg::VERSION, 0x50014),
+        (Reg::TPR, 0),
+        (Reg::LDR, 0),
+        (Reg::DFR, !0),
+        (Reg::SVR, 0xff),
+        (Reg::LVT_TIMER, lvt::MASKED),
+        (Reg::LVT_LINT1, lvt::MASKED),
+        (Reg::LVT_LINT0, lvt::MODE_EXTINT),
+        (Reg::TIMER_DIVIDE, 0),
+    ] {
+        assert_eq!(read(&mut a, reg, at(0)), want, "{reg:?}");
+    }
+    assert_eq!(a.base(), 0xfee0_0900);
+    assert!(a.accepts_pic());
+    assert_eq!(
+        a.shared().post_fixed(0x40, Trigger::Edge),
+        Posted::Refused,
+        "software-disabled"
+    );
+}
+
+#[test]
+fn base_transitions_of_the_sdm() {
+    const OFF: u64 = 0xfee0_0100;
+    const X: u64 = OFF | apic_base::ENABLED;
+    const X2: u64 = X | apic_base::X2APIC;
+    for (from, to, guest, host) in [
+        (X, X2, true, true),
+        (X, OFF, true, true),
+        (X2, OFF, true, true),
+        (X2, X, false, true),
+        (OFF, X, true, true),
+        (OFF, X2, false, true),
+        (X, OFF | apic_base::X2APIC, false, false),
+        (X, X | 1, false, false),
+        (X, X | 1 << 46, false, false),
+    ] {
+        for (is_host, want) in [(false, guest), (true, host)] {
+            let mut a = apic();
+            let _ = a.set_base(from, 0, true).unwrap();
+            let got = a.set_base(to, !((1 << 46) - 1), is_host);
+            assert_eq!(got.is_ok(), want, "{from:#x} -> {to:#x}");
+            assert_eq!(a.base(), if want { to } else { from });
+        }
+    }
+}
+
+#[test]
+fn x2apic_derives_its_logical_id() {
+    let mut a: Apic = Lapic::new(Box::default(), Config::new(0x123, false));
+    let effects = a
+        .set_base(
+            0xfee0_0000 | apic_base::ENABLED | apic_base::X2APIC,
+            0,
+            false,
+        )
+        .unwrap();
+    assert!(effects.map && effects.mode);
+    assert_eq!(a.msr_read(0x802, &at(0)), Ok(0x123));
+    assert_eq!(a.msr_read(0x80d, &at(0)), Ok(0x12_0008));
+    assert_eq!(a.mmio_base(), None);
+    let id = a.shared().identity();
+    assert!(id.x2apic && id.x2apic_id == 0x123 && !id.sw_enabled);
+}
+
+#[test]
+fn x2apic_msrs_fault_where_the_sdm_says() {
+    let mut a = apic();
+    assert_eq!(a.msr_read(0x802, &at(0)), Err(MsrFault), "xAPIC mode");
+    let _ = a.set_base(0xfee0_0d00, 0, true).unwrap();
+    for msr in [
+        0x80b, 0x83f, 0x80e, 0x831, 0x82f, 0x800, 0x840, 0x8ff, 0x7ff, 0x900,
+    ] {
+        assert_eq!(a.msr_read(msr, &at(0)), Err(MsrFault), "read {msr:#x}");
+    }
+    for (msr, value) in [
+        (0x802, 0),
+        (0x803, 0),
+        (0x80d, 0),
+        (0x80e, 0),
+        (0x810, 0),
+        (0x831, 0),
+        (0x839, 0),
+        (0x808, 1 << 32),
+        (0x828, 1),
+        (0x830, 1 << 20),
+        (0x83f, 0x100),
+    ] {
+        assert_eq!(
+            a.msr_write(msr, value, &at(0)),
+            Err(MsrFault),
+            "write {msr:#x}"
+        );
+    }
+}
+
+#[test]
+fn icr_becomes_a_message() {
+    let mut a = enabled();
+    let _ = write(&mut a, Reg::ICR2, 0x0500_0000, at(0));
+    let irq = write(&mut a, Reg::ICR, 0x0000_4540 | 1 << 12, at(0))
+        .ipi
+        .unwrap();
+    assert_eq!(
+        irq,
+        Interrupt {
+            dest: 5,
+            vector: 0x40,
+            mode: DeliveryMode::Init,
+            dest_mode: DestMode::Physical,
+            trigger: Trigger::Edge,
+            assert: true,
+            shorthand: Shorthand::None,
+            redirect_hint: false,
+        }
+    );
+    assert_eq!(read(&mut a, Reg::ICR, at(0)), 0x4540, "never busy");
+    let _ = a.set_base(0xfee0_0d00, 0, true).unwrap();
+    let e = a.msr_write(0x830, 0x1234_5678_000c_08fe, &at(0)).unwrap();
+    let irq = e.ipi.unwrap();
+    assert_eq!((irq.dest, irq.dest_mode), (0x1234_5678, DestMode::Logical));
+    assert_eq!(irq.shorthand, Shorthand::AllButSelf);
+    assert_eq!(a.msr_read(0x830, &at(0)), Ok(0x1234_5678_000c_08fe));
+    let irq = a.msr_write(0x83f, 0x77, &at(0)).unwrap().ipi.unwrap();
+    assert_eq!((irq.shorthand, irq.vector), (Shorthand::SelfOnly, 0x77));
+}
+
+#[test]
+fn illegal_vectors_and_registers_are_errors() {
+    let mut a = enabled();
+    let _ = write(&mut a, Reg::LVT_ERROR, 0xfe, at(0));
+    assert_eq!(write(&mut a, Reg::ICR, 0x0f, at(0)).ipi, None);
+    assert_eq!(a.shared().post_fixed(5, Trigger::Edge), Posted::Refused);
+    assert!(a
+        .shared()
+        .inbox
+        .take_events(Events::ALL)
+        .has(Events::ILLEGAL_VECTOR));
+    a.note_illegal_vector();
+    let _ = write(&mut a, Reg::at(0x40), 0, at(0));
+    assert_eq!(read(&mut a, Reg::ESR, at(0)), 0, "latched by a write only");
+    let _ = write(&mut a, Reg::ESR, 0, at(0));
+    assert_eq!(read(&mut a, Reg::ESR, at(0)), 0xe0);
+    assert_eq!(a.deliverable(), Some(0xfe));
+    let _ = write(&mut a, Reg::ESR, 0, at(0));
+    assert_eq!(read(&mut a, Reg::ESR, at(0)), 0);
+}
+
+#[test]
+fn eoi_tells_level_from_edge() {
+    let mut a = enabled();
+    for (vector, trigger) in [(0x30, Trigger::Level), (0x41, Trigger::Edge)] {
+        assert_eq!(a.shared().post_fixed(vector, trigger), Posted::Kick);
+        assert_eq!(a.deliverable(), Some(vector));
+        a.accept(vector);
+    }
+    let eoi = write(&mut a, Reg::EOI, 0, at(0)).eoi.unwrap();
+    assert_eq!((eoi.vector, eoi.trigger), (0x41, Trigger::Edge));
+    let eoi = write(&mut a, Reg::EOI, 0, at(0)).eoi.unwrap();
+    assert_eq!(
+        (eoi.vector, eoi.trigger, eoi.broadcast),
+        (0x30, Trigger::Level, true)
+    );
+    assert_eq!(write(&mut a, Reg::EOI, 0, at(0)).eoi, None);
+}
+
+#[test]
+fn one_shot_periodic_and_deadline_fire_once_each() {
+    let mut a = enabled();
+    let _ = write(&mut a, Reg::LVT_TIMER, 0xec, at(0));
+    let _ = write(&mut a, Reg::TIMER_DIVIDE, 0xb, at(0));
+    assert!(write(&mut a, Reg::TIMER_INITIAL, 1_000_000, at(100)).timer);
+    assert_eq!(a.alarm(), Alarm::AtNs(1_000_100));
+    assert_eq!(read(&mut a, Reg::TIMER_CURRENT, at(600_100)), 400_000);
+    assert_eq!(
+        a.timer_expired(&at(1_000_099)),
+        Alarm::AtNs(1_000_100),
+        "early"
+    );
+    assert_eq!(a.deliverable(), None);
+    assert_eq!(a.timer_expired(&at(1_000_100)), Alarm::Off);
+    assert_eq!(a.deliverable(), Some(0xec));
+    a.accept(0xec);
+    let _ = a.eoi();
+
+    let _ = write(&mut a, Reg::LVT_TIMER, 0xec | lvt::TIMER_PERIODIC, at(0));
+    let _ = write(&mut a, Reg::TIMER_INITIAL, 1_000_000, at(0));
+    assert_eq!(a.timer_expired(&at(1_000_010)), Alarm::AtNs(2_000_000));
+    // Days late: one tick, and on from now.
+    let late = 1 << 50;
+    assert_eq!(a.timer_expired(&at(late)), Alarm::AtNs(late));
+    assert_eq!(a.timer_expired(&at(late)), Alarm::AtNs(late + 1_000_000));
+    let _ = write(&mut a, Reg::TIMER_INITIAL, 1, at(0));
+    assert_eq!(a.alarm(), Alarm::AtNs(200_000), "no faster than the limit");
+
+    a.accept(0xec);
+    let _ = a.eoi();
+    let _ = write(
+        &mut a,
+        Reg::LVT_TIMER,
+        0xec | lvt::TIMER_TSC_DEADLINE,
+        at(0),
+    );
+    assert_eq!(a.alarm(), Alarm::Off, "a change of mode disarms");
+    assert!(!write(&mut a, Reg::TIMER_INITIAL, 5, at(0)).timer);
+    assert_eq!(a.set_tsc_deadline(5000), Some(Alarm::AtTsc(5000)));
+    assert_eq!(a.timer_expired(&at(4999)), Alarm::AtTsc(5000));
+    assert_eq!(a.tsc_deadline(), 5000);
+    assert_eq!(a.timer_expired(&at(5000)), Alarm::Off);
+    assert_eq!(a.tsc_deadline(), 0);
+    assert_eq!(a.deliverable(), Some(0xec));
+    assert_eq!(a.set_tsc_deadline(0), Some(Alarm::Off));
+}
+
+#[test]
+fn every_divider() {
+    for (value, divider) in [
+        (0, 2),
+        (1, 4),
+        (2, 8),
+        (3, 16),
+        (8, 32),
+        (9, 64),
+        (10, 128),
+        (11, 1),
+    ] {
+        let mut a = enabled();
+        let _ = write(&mut a, Reg::TIMER_DIVIDE, value, at(0));
+        let _ = write(&mut a, Reg::TIMER_INITIAL, 1000, at(0));
+        assert_eq!(a.alarm(), Alarm::AtNs(1000 * divider));
+    }
+}
+
+#[test]
+fn lint0_leads_to_pic_or_nmi() {
+    let mut a = enabled();
+    let _ = write(
+        &mut a,
+        Reg::LVT_LINT0,
+        lvt::MASKED | lvt::MODE_EXTINT,
+        at(0),
+    );
+    assert!(!a.accepts_pic());
+    let _ = write(&mut a, Reg::LVT_LINT0, lvt::MODE_NMI, at(0));
+    assert!(!a.accepts_pic() && a.shared().lint0_is_nmi());
+    assert_eq!(a.shared().pit_watchdog(), Posted::Kick);
+    assert_eq!(a.shared().inbox.take_events(Events::NMI).nmis(), 1);
+}
+
+#[test]
+fn state_in_x2apic_mode_has_the_uapi_form() {
+    for format in [false, true] {
+        let mut a = enabled();
+        a.reconfigure(Config {
+            x2apic_format: format,
+            ..*a.config()
+        });
+        let _ = a.set_base(0xfee0_0d00, 0, true).unwrap();
+        let _ = a.msr_write(0x830, 0xabcd_0000_0000_00fd, &at(0));
+        let mut state = LapicState::default();
+        a.get_state(&mut state, &at(0));
+        assert_eq!(state.get(Reg::ICR2), 0xabcd_0000);
+        assert_eq!(state.get(Reg::ID), if format { 3 } else { 3 << 24 });
+        state.set(Reg::ID, 9);
+        assert_eq!(a.set_state(&state, &at(0)).is_err(), format);
+    }
+}
+
+/// What a guest and its devices do.
+#[derive(Clone, Debug)]
+enum Op {
+    Post(u8, bool),
+    Take,
+    Eoi,
+    Tpr(u8),
+    Cr8(u8),
+    SaveRestore,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        4 => (16u8..=255, any::<bool>()).prop_map(|(v, l)| Op::Post(v, l)),
+        4 => Just(Op::Take),
+        2 => Just(Op::Eoi),
+        1 => any::<u8>().prop_map(Op::Tpr),
+        1 => (0u8..16).prop_map(Op::Cr8),
+        1 => Just(Op::SaveRestore),
+    ]
+}
+
+fn saved_and_restored(a: &mut Apic, now: Now) -> Apic {
+    let mut state = LapicState::default();
+    a.get_state(&mut state, &now);
+    let mut b = apic();
+    let _ = b.set_base(a.base(), 0, true).unwrap();
+    let _ = b.set_state(&state, &now).unwrap();
+    if let Alarm::AtTsc(deadline) = a.alarm() {
+        assert!(b.set_tsc_deadline(deadline).is_some());
+    }
+    let mut again = LapicState::default();
+    b.get_state(&mut again, &now);
+    assert_eq!(state, again);
+    b
+}
+
+proptest! {
+    #[test]
+    fn interrupts_come_once_and_by_priority(ops in prop::collection::vec(op(), 0..200)) {
+        let mut a = enabled();
+        let (mut pending, mut service, mut tpr) = (BTreeSet::new(), Vec::<(u8, bool)>::new(), 0u8);
+        let mut level = [false; 256];
+        for op in ops {
+            match op {
+                Op::Post(v, l) => {
+                    let trigger = if l { Trigger::Level } else { Trigger::Edge };
+                    prop_assert!(a.shared().post_fixed(v, trigger).is_taken());
+                    pending.insert(v);
+                    level[usize::from(v)] = l;
+                }
+                Op::Take => {
+                    let busy = service.iter().map(|s| s.0 & 0xf0).max().unwrap_or(0).max(tpr & 0xf0);
+                    let want = pending.last().copied().filter(|v| v & 0xf0 > busy);
+                    prop_assert_eq!(a.deliverable(), want);
+                    if let Some(v) = want {
+                        a.accept(v);
+                        pending.remove(&v);
+                        service.push((v, true));
+                    }
+                }
+                Op::Eoi => {
+                    service.sort_unstable();
+                    let want = service.pop().map(|s| s.0);
+                    let got = a.eoi();
+                    prop_assert_eq!(got.map(|e| e.vector), want);
+                    if let Some(e) = got {
+                        prop_assert_eq!(e.trigger == Trigger::Level, level[usize::from(e.vector)]);
+                    }
+                }
+                Op::Tpr(v) => {
+                    let _ = write(&mut a, Reg::TPR, v.into(), at(0));
+                    tpr = v;
+                }
+                Op::Cr8(v) => {
+                    a.set_cr8(v.into());
+                    tpr = v << 4;
+                    prop_assert_eq!(a.cr8(), u64::from(v));
+                }
+                Op::SaveRestore => a = saved_and_restored(&mut a, at(0)),
+            }
+        }
+        let threshold = a.tpr_threshold();
+        prop_assert!(threshold <= tpr >> 4);
+    }
+
+    #[test]
+    fn every_access_with_every_value_is_defined(
+        ops in prop::collection::vec((any::<bool>(), 0u32..0x1010, 0u32..9, any::<u32>(), any::<u32>()), 0..60),
+        x2apic in any::<bool>(),
+    ) {
+        let mut a = enabled();
+        if x2apic {
+            let _ = a.set_base(0xfee0_0d00, 0, true).unwrap();
+        }
+        let mut ns = 0u64;
+        for (is_write, offset, len, value, step) in ops {
+            ns += u64::from(step);
+            let now = at(ns);
+            let offset = if value & 1 == 0 { offset & !0xf } else { offset };
+            if x2apic {
+                let msr = 0x7f0 + (offset >> 4);
+                if is_write {
+                    let _ = a.msr_write(msr, value.into(), &now);
+                } else if let Ok(v) = a.msr_read(msr, &now) {
+                    prop_assert!(v >> 32 == 0 || msr == 0x830);
+                }
+            } else if is_write {
+                let e = a.mmio_write(offset, if len & 1 == 0 { 4 } else { len }, value, &now);
+                if let Some(irq) = e.ipi {
+                    prop_assert!(irq.vector >= 16 || !matches!(irq.mode, DeliveryMode::Fixed | DeliveryMode::LowestPriority));
+                }
+            } else {
+                let v = a.mmio_read(offset, len, &now);
+                prop_assert!(len >= 8 || v >> (8 * len) == 0);
+            }
+            if step & 7 == 0 {
+                a.timer_expired(&now);
+            }
+            if let Some(v) = a.deliverable() {
+                prop_assert!(v >= 16);
+                a.accept(v);
+                prop_assert_eq!(a.deliverable(), None);
+            }
+            let current = a.timer_current(&now);
+            prop_assert!(current <= a.shared().regs.get(Reg::TIMER_INITIAL));
+            saved_and_restored(&mut a, now);
+        }
+    }
+
+    #[test]
+    fn a_timer_saved_anywhere_fires_when_it_would_have(
+        count in 1u32..2_000_000,
+        divide in 0u32..12,
+        periodic in any::<bool>(),
+        save_at in 0u64..500_000_000,
+    ) {
+        let mut a = enabled();
+        let mode = if periodic { lvt::TIMER_PERIODIC } else { 0 };
+        let _ = write(&mut a, Reg::LVT_TIMER, 0x55 | mode, at(0));
+        let _ = write(&mut a, Reg::TIMER_DIVIDE, divide, at(0));
+        let _ = write(&mut a, Reg::TIMER_INITIAL, count, at(0));
+        while let Alarm::AtNs(t) = a.alarm() {
+            if t > save_at {
+                break;
+            }
+            a.timer_expired(&at(t));
+        }
+        let mut b = saved_and_restored(&mut a, at(save_at));
+        prop_assert_eq!(a.deliverable(), b.deliverable());
+        match (a.alarm(), b.alarm()) {
+            (Alarm::Off, Alarm::Off) => {}
+            // The count has the resolution of a divided cycle.
+            (Alarm::AtNs(t), Alarm::AtNs(u)) => prop_assert!(u.abs_diff(t) <= 200_000),
+            other => prop_assert!(false, "{:?}", other),
+        }
+    }
+}
