@@ -27,5 +27,6 @@ pub mod addr;
 pub mod exception;
 pub mod irq;
 pub mod memslots;
+pub mod mmu;
 pub mod regs;
 pub mod vmx;

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Restricting leaves in place: making pages old, read-only or clean.
+//!
+//! Each change is a compare-and-exchange of one leaf, so the **read** side of `mmu_lock` is enough, and flags that the
+//! processor sets at the same time are not lost. No table comes or goes.
+
+use super::entry::Entry;
+use super::ept::{
+    Budget,
+    Ept,
+    LeafSpot,
+    Progress, //
+};
+use super::level::Level;
+use super::memory::{
+    Pending,
+    TableMemory, //
+};
+use crate::addr::Gfn;
+
+/// Why a leaf loses W.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteProtect {
+    /// To see the next write; it may be given back at once.
+    ForLogging,
+    /// Because writes have to be looked at, each of them (write tracking).
+    ForTracking,
+}
+
+impl<M: TableMemory> Ept<'_, M> {
+    /// Whether a page of the range was accessed since it was made old (mmu_notifier `test_young`). Lock: read.
+    pub fn test_young(&self, start: Gfn, end: Gfn) -> bool {
+        let format = self.format();
+        let mut young = false;
+        let _all = self.visit(start, end, Budget::UNLIMITED, |leaf| {
+            young |= leaf.entry.is_young(format);
+        });
+        young
+    }
+
+    /// Makes the pages of the range old and says whether one was young. A large page that is partly in the range ages as
+    /// a whole.
+    ///
+    /// For `clear_young` nothing is flushed: a stale translation hides accesses for a while, which is all it does. For
+    /// `clear_flush_young` flush if `true` was returned. Lock: read.
+    pub fn clear_young(&self, start: Gfn, end: Gfn) -> bool {
+        let format = self.format();
+        let mut young = false;
+        let _all = self.visit(start, end, Budget::UNLIMITED, |leaf| {
+            let old = self.change(leaf, |entry| entry.aged(format));
+            young |= old.is_some_and(|entry| entry.is_young(format));
+        });
+        young
+    }
+
+    /// Takes W from the leaves that meet the range; large ones as a whole, to be split by the next write fault if the
+    /// slot then allows 4 KiB only. Lock: read.
+    pub fn write_protect(
+        &self,
+        start: Gfn,
+        end: Gfn,
+        why: WriteProtect,
+        budget: Budget,
+        pending: &mut Pending,
+    ) -> Progress {
+        self.visit(start, end, budget, |leaf| {
+            let old = self.change(leaf, |entry| match why {
+                WriteProtect::ForLogging => entry.write_protected(),
+                WriteProtect::ForTracking => entry.write_forbidden(),
+            });
+            // An access-tracked leaf has no W to lose, but a translation from before its aging, not flushed, may.
+            if old.is_some_and(|e| e.0 & Entry::WRITE != 0 || e.is_access_tracked()) {
+                pending.stale_entry();
+            }
+        })
+    }
+
+    /// Clears the dirty flags of the range and reports each page that had one: `dirty` gets its first frame and level.
+    /// Only with A/D flags. Lock: read.
+    pub fn clear_dirty(
+        &self,
+        start: Gfn,
+        end: Gfn,
+        budget: Budget,
+        pending: &mut Pending,
+        mut dirty: impl FnMut(Gfn, Level),
+    ) -> Progress {
+        self.visit(start, end, budget, |leaf| {
+            if let Some(old) = self.change(leaf, Entry::clean) {
+                if old.0 & Entry::DIRTY != 0 {
+                    pending.stale_entry();
+                    dirty(leaf.gfn, leaf.level);
+                }
+            }
+        })
+    }
+
+    /// Exchanges a leaf for what `new` makes of it; returns the entry that was replaced, or `None` if there was nothing
+    /// to change or no leaf any more.
+    ///
+    /// A failed exchange means that another party made progress: the processor set a flag (two at most), or a vCPU
+    /// widened rights (once for each). Giving up is no choice, a page that keeps W would be missed by the log.
+    fn change(&self, leaf: &LeafSpot<M::Table>, new: impl Fn(Entry) -> Entry) -> Option<Entry> {
+        let mut old = leaf.entry;
+        loop {
+            let wanted = new(old);
+            if !old.is_leaf(leaf.level) || wanted == old {
+                // Even an unchanged entry can have a stale, wider translation: after aging without flags.
+                return old.is_access_tracked().then_some(old);
+            }
+            match self
+                .memory()
+                .compare_exchange(leaf.table, leaf.index, old.0, wanted.0)
+            {
+                Ok(()) => return Some(old),
+                Err(found) => old = Entry(found),
+            }
+        }
+    }
+}

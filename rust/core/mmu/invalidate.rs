@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The mmu_notifier's sequence: what keeps a fault from mapping a page that the host has just taken away.
+//!
+//! A fault takes a [`Sample`], gets the host page (which may sleep), takes `mmu_lock` and asks
+//! [`Invalidations::must_retry`] before it maps. The sample is taken **before** the page is looked up, so whatever the
+//! host invalidates after the look-up is seen: either it is still going on, or the sequence has moved.
+
+use crate::addr::Gfn;
+
+/// The state of the sequence at some moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Sample(pub u64);
+
+/// Invalidations of a VM. Changed under the write side of `mmu_lock`, asked under either.
+#[derive(Clone, Debug, Default)]
+pub struct Invalidations {
+    sequence: u64,
+    in_progress: u32,
+    /// Half-open range that covers all invalidations in progress.
+    range: Option<(Gfn, Gfn)>,
+}
+
+impl Invalidations {
+    /// None so far.
+    pub const fn new() -> Self {
+        Self {
+            sequence: 0,
+            in_progress: 0,
+            range: None,
+        }
+    }
+
+    /// The sequence, for the glue to publish (store-release) where a fault samples it without the lock (load-acquire).
+    #[inline]
+    pub const fn sample(&self) -> Sample {
+        Sample(self.sequence)
+    }
+
+    /// `invalidate_range_start`: nothing is to be mapped in `ranges` (half-open, those of all slots that it meets; none is
+    /// fine) until the matching [`end`](Self::end). The caller zaps them then. Lock: write.
+    pub fn begin(&mut self, ranges: impl Iterator<Item = (Gfn, Gfn)>) {
+        if self.in_progress == 0 {
+            self.range = None;
+        }
+        self.in_progress = self.in_progress.saturating_add(1);
+        for (start, end) in ranges {
+            // One range for all: those of different callers may be far apart, which only makes some faults wait.
+            self.range = Some(match self.range {
+                Some((s, e)) => (s.min(start), e.max(end)),
+                None => (start, end),
+            });
+        }
+    }
+
+    /// `invalidate_range_end`. Says whether the count was balanced; if not, the VM is to be marked dead. Lock: write.
+    #[must_use]
+    pub fn end(&mut self) -> bool {
+        self.sequence = self.sequence.wrapping_add(1);
+        match self.in_progress.checked_sub(1) {
+            Some(left) => {
+                self.in_progress = left;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Whether any is going on: the memory slots may not be exchanged meanwhile, or `end` would meet other slots than
+    /// `begin` did.
+    #[inline]
+    pub const fn is_in_progress(&self) -> bool {
+        self.in_progress != 0
+    }
+
+    /// Whether a fault on the `pages` frames from `gfn` on, whose host page was looked up after `sample`, has to start
+    /// again. Lock: either side.
+    #[inline]
+    pub fn must_retry(&self, sample: Sample, gfn: Gfn, pages: u64) -> bool {
+        let going_on = self.in_progress != 0
+            && self
+                .range
+                .is_some_and(|(s, e)| gfn < e && gfn.0.saturating_add(pages) > s.0);
+        going_on || self.sequence != sample.0
+    }
+}

@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The EPT on simulated memory, and the guest walk against an oracle.
+
+mod ept_cases;
+mod sim;
