@@ -36,6 +36,9 @@ struct rkvm_entry {
 	u32 pad;
 };
 
+typedef void (rkvm_entry_fn)(unsigned int type, unsigned int vector);
+
+void rkvm_set_entry_from_kvm(rkvm_entry_fn *fn);
 bool rkvm_vmenter(struct rkvm_entry *entry);
 bool rkvm_enter_guest(struct rkvm_entry *entry);
 void rkvm_forward_irq(u32 vector);

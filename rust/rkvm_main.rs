@@ -1,13 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! rkvm: the core of KVM as a Rust module. Entry and wiring only.
+//!
+//! Load goes from what can fail without a trace to what must be undone: parameters, CPU features, restricted symbols,
+//! VMX capabilities, VMX operation on every CPU, and last the device node, which makes all of it reachable.
 
 #![deny(unsafe_code)]
 
 #[allow(unsafe_code)]
 mod sys;
 
+mod host;
+mod system;
+
 use kernel::prelude::*;
+
+use sys::{
+    fops::Device,
+    restricted::Resolved, //
+};
 
 module! {
     type: RkvmModule,
@@ -17,11 +28,27 @@ module! {
     license: "GPL v2",
 }
 
-struct RkvmModule;
+/// What load made; unload drops it in this order.
+struct RkvmModule {
+    _device: Device,
+    _host: host::Registration,
+    _resolved: Resolved,
+}
 
 impl kernel::Module for RkvmModule {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        pr_info!("hello\n");
-        Ok(RkvmModule)
+        host::check_cpu()?;
+        let resolved = Resolved::new()?;
+        let host = host::Registration::new()?;
+        let device = Device::register::<system::System>(c"rkvm").inspect_err(|e| {
+            if *e == EBUSY {
+                pr_err!("C KVM is loaded: unload kvm_intel and kvm first\n");
+            }
+        })?;
+        Ok(RkvmModule {
+            _device: device,
+            _host: host,
+            _resolved: resolved,
+        })
     }
 }

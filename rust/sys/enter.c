@@ -19,7 +19,12 @@ static_assert(offsetof(struct rkvm_entry, host_rsp) == RKVM_ENTRY_HOST_RSP);
 static_assert(offsetof(struct rkvm_entry, flags) == RKVM_ENTRY_FLAGS);
 
 /* Set once at load by restricted.rs, before the first entry. */
-void (*rkvm_x86_entry_from_kvm)(unsigned int type, unsigned int vector);
+static rkvm_entry_fn *rkvm_x86_entry_from_kvm;
+
+void rkvm_set_entry_from_kvm(rkvm_entry_fn *fn)
+{
+	rkvm_x86_entry_from_kvm = fn;
+}
 
 extern const char rkvm_vmexit[];
 

@@ -3,7 +3,7 @@
 #include <linux/entry-virt.h>
 #include <linux/hw_breakpoint.h>
 #include <linux/kvm_types.h>
-#include <linux/context_tracking.h>
+#include <linux/kvm_host.h>
 #include <linux/preempt.h>
 #include <linux/sched/signal.h>
 #include <linux/smp.h>
@@ -60,9 +60,16 @@ bool rkvm_guest_entry_work_pending(void)
 	return __xfer_to_guest_mode_work_pending();
 }
 
-void rkvm_guest_entry_prepare(void)
+/* The last steps with interrupts off before the guest, once for each time that they are off. */
+void rkvm_guest_entry_begin(void)
 {
 	xfer_to_guest_mode_prepare();
+	guest_timing_enter_irqoff();
+}
+
+void rkvm_guest_entry_end(void)
+{
+	guest_timing_exit_irqoff();
 }
 
 bool rkvm_signal_pending(void)
@@ -75,16 +82,6 @@ u32 rkvm_smp_processor_id(void)
 	return raw_smp_processor_id();
 }
 
-void rkvm_account_guest_enter(void)
-{
-	vtime_account_guest_enter();
-}
-
-void rkvm_account_guest_exit(void)
-{
-	vtime_account_guest_exit();
-}
-
 bool rkvm_need_fpu_load(void)
 {
 	return test_thread_flag(TIF_NEED_FPU_LOAD);
@@ -95,9 +92,16 @@ bool rkvm_boot_cpu_has(u32 feature)
 	return test_bit(feature, (unsigned long *)boot_cpu_data.x86_capability);
 }
 
-bool rkvm_boot_cpu_has_bug(u32 bug)
+/* What a guest leaves in the L1 data cache, or finds there, would leak (L1TF), and the CPU can flush it. */
+bool rkvm_needs_l1d_flush(void)
 {
-	return test_bit(bug, (unsigned long *)boot_cpu_data.x86_capability);
+	return boot_cpu_has_bug(X86_BUG_L1TF) && boot_cpu_has(X86_FEATURE_FLUSH_L1D);
+}
+
+/* Guests could steer each other's indirect branches, unless a barrier separates them. */
+bool rkvm_needs_ibpb(void)
+{
+	return boot_cpu_has(X86_FEATURE_IBPB);
 }
 
 u64 rkvm_rdtsc_ordered(void)

@@ -19,14 +19,6 @@ bool rkvm_param_vpid = true;
 module_param_named(vpid, rkvm_param_vpid, bool, 0444);
 MODULE_PARM_DESC(vpid, "Tag the TLB by virtual processor");
 
-bool rkvm_param_flexpriority = true;
-module_param_named(flexpriority, rkvm_param_flexpriority, bool, 0444);
-MODULE_PARM_DESC(flexpriority, "Let the CPU shadow the task-priority register");
-
-bool rkvm_param_preemption_timer = true;
-module_param_named(preemption_timer, rkvm_param_preemption_timer, bool, 0444);
-MODULE_PARM_DESC(preemption_timer, "Use the VMX-preemption timer for the guest's APIC timer");
-
 uint rkvm_param_ple_gap = 128;
 module_param_named(ple_gap, rkvm_param_ple_gap, uint, 0444);
 MODULE_PARM_DESC(ple_gap, "Most TSC ticks between two PAUSEs of one spin loop; 0 turns PAUSE-loop exiting off");

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What rkvm knows about this host: its VMX capabilities, its CPUID, its feature registers. Read once at load.
+
+use kernel::prelude::*;
+use rkvm_core::vmx::negotiate::{
+    negotiate,
+    CapabilityMsrs,
+    Params,
+    VmcsConfig, //
+};
+
+use crate::sys::{
+    cpu,
+    fpu::GuestXState,
+    module_static::{
+        Installed,
+        ModuleStatic, //
+    },
+    msr,
+    params,
+    vmx::HwEnabled, //
+};
+
+const CPUID_1_ECX_VMX: u32 = 1 << 5;
+const MSR_IA32_FEAT_CTL: u32 = 0x3a;
+const FEAT_CTL_LOCKED: u64 = 1 << 0;
+const FEAT_CTL_VMX_OUTSIDE_SMX: u64 = 1 << 2;
+
+/// The facts.
+pub(crate) struct Host {
+    /// VMX operation is on everywhere.
+    pub(crate) hw: HwEnabled,
+    /// The controls that every VMCS starts from.
+    pub(crate) vmcs: VmcsConfig,
+    /// The host's XCR0 and IA32_XSS.
+    pub(crate) xstate: GuestXState,
+    /// TSC frequency in kHz.
+    pub(crate) tsc_khz: u32,
+    /// The L1 data cache has to be flushed before each entry.
+    pub(crate) flush_l1d: bool,
+}
+
+static HOST: ModuleStatic<Host> = ModuleStatic::new();
+
+/// The facts, from load to unload.
+#[inline]
+pub(crate) fn host() -> &'static Host {
+    &HOST
+}
+
+/// Keeps [`host`] valid.
+pub(crate) struct Registration(Installed<Host>);
+
+impl Registration {
+    /// Gathers the facts and enters VMX operation. EOPNOTSUPP, with the name of what is missing in the log.
+    pub(crate) fn new() -> Result<Self> {
+        let params = negotiation_params();
+        let vmcs = CapabilityMsrs::read(msr::read_safe)
+            .and_then(|caps| negotiate(&caps, &params))
+            .map_err(|missing| {
+                pr_err!("{}\n", format_args!("{missing}"));
+                eopnotsupp()
+            })?;
+        if !vmcs.features.ept || !vmcs.features.unrestricted_guest {
+            pr_err!("rkvm needs EPT and unrestricted guest, which this CPU lacks or a parameter switches off\n");
+            return Err(eopnotsupp());
+        }
+        let host = Host {
+            hw: HwEnabled::new()?,
+            vmcs,
+            xstate: GuestXState::of_host(),
+            tsc_khz: msr::tsc_khz(),
+            flush_l1d: cpu::needs_l1d_flush(),
+        };
+        Ok(Self(HOST.install(host)))
+    }
+}
+
+/// The module parameters that bear on the VMCS.
+fn negotiation_params() -> Params {
+    Params {
+        ept: params::ept(),
+        eptad: params::eptad(),
+        unrestricted_guest: params::unrestricted_guest(),
+        vpid: params::vpid(),
+        ple_gap: params::ple_gap(),
+        ple_window: params::ple_window(),
+        // Not used yet; what is off here is off in every VMCS.
+        flexpriority: false,
+        enable_apicv: false,
+        pml: false,
+        preemption_timer: false,
+        vnmi: true,
+    }
+}
+
+/// EOPNOTSUPP, which the `kernel` crate has no name for.
+fn eopnotsupp() -> Error {
+    Error::from_errno(-95)
+}
+
+/// ENODEV, with words in the log, on a CPU without VMX; EOPNOTSUPP if the firmware has it switched off.
+pub(crate) fn check_cpu() -> Result {
+    if msr::cpuid(1, 0)[2] & CPUID_1_ECX_VMX == 0 {
+        pr_err!("this CPU has no VMX (CPUID.1:ECX bit 5 is clear): rkvm needs an Intel CPU with VT-x\n");
+        return Err(ENODEV);
+    }
+    let wanted = FEAT_CTL_LOCKED | FEAT_CTL_VMX_OUTSIDE_SMX;
+    if msr::read_safe(MSR_IA32_FEAT_CTL).is_some_and(|v| v & wanted == wanted) {
+        return Ok(());
+    }
+    pr_err!("VMX is switched off by the firmware (IA32_FEAT_CTL): switch VT-x on in its set-up\n");
+    Err(eopnotsupp())
+}

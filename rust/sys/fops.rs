@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Files: the device node, and the anonymous files behind VM, vCPU and statistics fds.
+//!
+//! Every table of file operations names its owner, so the module stays loaded as long as anything is open. C KVM's
+//! counterparts are the `file_operations` in `virt/kvm/kvm_main.c`.
+
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
+
+use kernel::{
+    bindings,
+    fs::{
+        file::FileDescriptorReservation,
+        File, //
+    },
+    mm::virt::VmaNew,
+    prelude::*,
+    str::CStr,
+    sync::{
+        aref::ARef,
+        Arc,
+        ArcBorrow, //
+    },
+    types::ForeignOwnable, //
+};
+
+use super::uabi::UserArg;
+use crate::THIS_MODULE;
+
+/// What a kind of file does. The file holds one reference to the object.
+pub(crate) trait FileOps: Sized + Send + Sync + 'static {
+    /// What `/proc/PID/fd` shows.
+    const NAME: &'static CStr;
+
+    /// Handles one ioctl. The value is returned to user space as it is. ENOTTY for an unknown number.
+    fn ioctl(this: ArcBorrow<'_, Self>, file: &File, cmd: u32, arg: UserArg) -> Result<usize>;
+
+    /// Maps pages of the object into user space.
+    fn mmap(_this: ArcBorrow<'_, Self>, _vma: Mapping<'_>) -> Result {
+        Err(ENODEV)
+    }
+
+    /// Reads at `offset` into user memory; returns the number of bytes.
+    fn read(_this: ArcBorrow<'_, Self>, _offset: usize, _to: UserArg, _len: usize) -> Result<usize> {
+        Err(EINVAL)
+    }
+
+    /// The last descriptor is being closed.
+    fn release(_this: ArcBorrow<'_, Self>) {}
+}
+
+/// A mapping that user space asks for by mmap.
+pub(crate) struct Mapping<'a>(&'a VmaNew);
+
+impl Mapping<'_> {
+    /// Offset of the mapping in the file, in pages.
+    pub(crate) fn page_offset(&self) -> usize {
+        // SAFETY: The VMA is being set up by this thread, nobody else writes to it.
+        unsafe { (*self.0.as_ptr()).vm_pgoff }
+    }
+
+    /// Pages that the mapping covers.
+    pub(crate) fn pages(&self) -> usize {
+        (self.0.end() - self.0.start()) >> kernel::page::PAGE_SHIFT
+    }
+
+    /// Whether any of the given pages may be executed or written privately.
+    pub(crate) fn is_shared_data(&self) -> bool {
+        use kernel::mm::virt::flags;
+        let f = self.0.flags();
+        f & flags::SHARED != 0 && f & flags::EXEC == 0
+    }
+
+    /// Maps page `index` of the mapping to the page frame at `page`, which must stay allocated as long as the file:
+    /// the mapping holds a reference on the page of its own.
+    pub(crate) fn insert(&self, index: usize, page: *mut bindings::page) -> Result {
+        let mixed = self.0.set_mixedmap();
+        let address = self.0.start() + (index << kernel::page::PAGE_SHIFT);
+        // SAFETY: `page` is an order-0 page that the caller owns; the VMA is being set up and marked VM_MIXEDMAP.
+        kernel::error::to_result(unsafe { bindings::vm_insert_page(mixed.as_ptr(), address, page) })
+    }
+}
+
+/// The C table for one `FileOps`.
+struct Table<T>(PhantomData<T>);
+
+impl<T: FileOps> Table<T> {
+    /// # Safety
+    ///
+    /// Only for files whose private data is an `Arc<T>` turned foreign.
+    unsafe fn object<'a>(file: *mut bindings::file) -> ArcBorrow<'a, T> {
+        // SAFETY: By the caller's promise; the file's reference lives until `release`.
+        unsafe { Arc::<T>::borrow((*file).private_data.cast()) }
+    }
+
+    unsafe extern "C" fn ioctl(file: *mut bindings::file, cmd: u32, arg: usize) -> isize {
+        // SAFETY: This table is only installed on files made by `anon_fd`.
+        let this = unsafe { Self::object(file) };
+        // SAFETY: The file is valid during the call, and ioctl holds no fdget_pos.
+        let file = unsafe { File::from_raw_file(file) };
+        result(T::ioctl(this, file, cmd, UserArg::new(arg)))
+    }
+
+    unsafe extern "C" fn read(
+        file: *mut bindings::file,
+        to: *mut u8,
+        len: usize,
+        offset: *mut bindings::loff_t,
+    ) -> isize {
+        // SAFETY: As for `ioctl`.
+        let this = unsafe { Self::object(file) };
+        // SAFETY: The VFS passes a valid position.
+        let at = unsafe { *offset };
+        let Ok(start) = usize::try_from(at) else {
+            return EINVAL.to_errno() as isize;
+        };
+        let done = T::read(this, start, UserArg::new(to as usize), len);
+        if let Ok(n) = done {
+            // SAFETY: As above.
+            unsafe { *offset = at.wrapping_add(n as i64) };
+        }
+        result(done)
+    }
+
+    unsafe extern "C" fn mmap(file: *mut bindings::file, vma: *mut bindings::vm_area_struct) -> i32 {
+        // SAFETY: As for `ioctl`.
+        let this = unsafe { Self::object(file) };
+        // SAFETY: The VMA is being set up by this call.
+        let vma = unsafe { VmaNew::from_raw(vma) };
+        match T::mmap(this, Mapping(vma)) {
+            Ok(()) => 0,
+            Err(e) => e.to_errno(),
+        }
+    }
+
+    unsafe extern "C" fn release(_inode: *mut bindings::inode, file: *mut bindings::file) -> i32 {
+        // SAFETY: The last use of the file: its reference comes back to us.
+        let this = unsafe { Arc::<T>::from_foreign((*file).private_data.cast()) };
+        T::release(this.as_arc_borrow());
+        0
+    }
+
+    const OPS: bindings::file_operations = bindings::file_operations {
+        owner: THIS_MODULE.as_ptr(),
+        unlocked_ioctl: Some(Self::ioctl),
+        compat_ioctl: bindings::compat_ptr_ioctl,
+        read: Some(Self::read),
+        mmap: Some(Self::mmap),
+        release: Some(Self::release),
+        llseek: Some(bindings::noop_llseek),
+        ..pin_init::zeroed()
+    };
+}
+
+fn result(r: Result<usize>) -> isize {
+    match r {
+        Ok(v) => v as isize,
+        Err(e) => e.to_errno() as isize,
+    }
+}
+
+/// An anonymous file and a reserved descriptor, not yet visible to user space. Dropped, both go away again.
+pub(crate) struct NewFd {
+    file: ARef<File>,
+    fd: FileDescriptorReservation,
+}
+
+impl NewFd {
+    /// Makes the descriptor visible and returns its number. From here on user space can use and close it, so this is
+    /// the last thing that creation does.
+    pub(crate) fn publish(self) -> usize {
+        let number = self.fd.reserved_fd() as usize;
+        self.fd.fd_install(self.file);
+        number
+    }
+}
+
+/// Makes an anonymous file for `object`. EMFILE or ENOMEM when there is no room.
+pub(crate) fn anon_fd<T: FileOps>(object: Arc<T>) -> Result<NewFd> {
+    use kernel::bindings as kb;
+    let fd = FileDescriptorReservation::get_unused_fd_flags(kb::O_CLOEXEC)?;
+    let private = object.into_foreign();
+    // SAFETY: The name and the table are static, and the table fits the private data.
+    let file = kernel::error::from_err_ptr(unsafe {
+        super::bindings::anon_inode_getfile(
+            T::NAME.as_char_ptr(),
+            &Table::<T>::OPS,
+            private.cast(),
+            (kb::O_RDWR | kb::O_CLOEXEC) as i32,
+        )
+    });
+    match file {
+        Ok(file) => {
+            let file = NonNull::new(file.cast::<File>()).ok_or(ENOMEM)?;
+            // SAFETY: The file is new, and its one reference is ours.
+            let file = unsafe { ARef::from_raw(file) };
+            Ok(NewFd { file, fd })
+        }
+        Err(e) => {
+            // SAFETY: No file took the reference.
+            drop(unsafe { Arc::<T>::from_foreign(private) });
+            Err(e)
+        }
+    }
+}
+
+/// What `/dev/rkvm` itself answers.
+pub(crate) trait DeviceOps: 'static {
+    /// Handles one ioctl on the device.
+    fn ioctl(cmd: u32, arg: UserArg) -> Result<usize>;
+}
+
+unsafe extern "C" fn device_ioctl<D: DeviceOps>(
+    _file: *mut bindings::file,
+    cmd: u32,
+    arg: usize,
+) -> isize {
+    result(D::ioctl(cmd, UserArg::new(arg)))
+}
+
+struct DeviceTable<D>(PhantomData<D>);
+
+impl<D: DeviceOps> DeviceTable<D> {
+    const OPS: bindings::file_operations = bindings::file_operations {
+        owner: THIS_MODULE.as_ptr(),
+        unlocked_ioctl: Some(device_ioctl::<D>),
+        compat_ioctl: bindings::compat_ptr_ioctl,
+        llseek: Some(bindings::noop_llseek),
+        ..pin_init::zeroed()
+    };
+}
+
+/// KVM's fixed misc minor: whoever registers it second gets EBUSY, so C KVM and rkvm exclude each other.
+const KVM_MINOR: i32 = 232;
+
+/// The registered device node, taken away on drop.
+pub(crate) struct Device(Pin<KBox<kernel::types::Opaque<bindings::miscdevice>>>);
+
+// SAFETY: The registration is only touched by `register` and `drop`.
+unsafe impl Send for Device {}
+// SAFETY: As above.
+unsafe impl Sync for Device {}
+
+impl Device {
+    /// Registers `/dev/<name>` with mode 0666-like defaults left to udev. EBUSY if the minor is taken.
+    pub(crate) fn register<D: DeviceOps>(name: &'static CStr) -> Result<Self> {
+        let misc = bindings::miscdevice {
+            minor: KVM_MINOR,
+            name: name.as_char_ptr(),
+            fops: &DeviceTable::<D>::OPS,
+            ..pin_init::zeroed()
+        };
+        let misc = KBox::pin(kernel::types::Opaque::new(misc), GFP_KERNEL)?;
+        // SAFETY: The structure is pinned and lives until `drop` deregisters it.
+        kernel::error::to_result(unsafe { bindings::misc_register(misc.get()) })?;
+        Ok(Self(misc))
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // SAFETY: `register` succeeded, and this happens once.
+        unsafe { bindings::misc_deregister(self.0.get()) };
+    }
+}

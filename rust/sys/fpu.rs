@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The guest's floating-point and vector state, and the registers that go with it: XCR0, IA32_XSS, PKRU.
+//!
+//! The kernel keeps the state of a guest like that of a task; KVM_RUN exchanges the two. C KVM's counterparts are
+//! `kvm_load_guest_fpu()` and `kvm_load_xfeatures()` in `arch/x86/kvm/x86.c`.
+
+use core::ffi::c_void;
+
+use kernel::prelude::*;
+
+use super::{
+    bindings,
+    msr,
+    restricted::restricted, //
+};
+
+const MSR_IA32_XSS: u32 = 0xda0;
+
+/// What a guest runs with in XCR0, IA32_XSS and PKRU, and what the host has.
+#[derive(Clone, Copy)]
+pub(crate) struct GuestXState {
+    /// Guest XCR0; equal to `host_xcr0` while the guest has CR4.OSXSAVE clear.
+    pub(crate) xcr0: u64,
+    /// The host's XCR0.
+    pub(crate) host_xcr0: u64,
+    /// Guest IA32_XSS; equal to `host_xss` if the CPU has none.
+    pub(crate) xss: u64,
+    /// The host's IA32_XSS.
+    pub(crate) host_xss: u64,
+}
+
+impl GuestXState {
+    /// The host's own values, read once at load.
+    pub(crate) fn of_host() -> Self {
+        // SAFETY: XGETBV with index 0 exists where CR4.OSXSAVE is set, which the kernel reports as this feature.
+        let xcr0 = if msr::boot_cpu_has(bindings::X86_FEATURE_OSXSAVE) {
+            // SAFETY: As above.
+            unsafe { bindings::rkvm_xgetbv() }
+        } else {
+            0
+        };
+        let xss = msr::read_safe(MSR_IA32_XSS).unwrap_or(0);
+        Self {
+            xcr0,
+            host_xcr0: xcr0,
+            xss,
+            host_xss: xss,
+        }
+    }
+
+    #[inline]
+    pub(super) fn load_guest(&self) {
+        if self.xcr0 != self.host_xcr0 {
+            // SAFETY: The value was checked against what the guest may have, a subset of the host's.
+            unsafe { bindings::rkvm_xsetbv(self.xcr0) };
+        }
+        if self.xss != self.host_xss {
+            msr::write(MSR_IA32_XSS, self.xss);
+        }
+    }
+
+    #[inline]
+    pub(super) fn load_host(&self) {
+        if self.xcr0 != self.host_xcr0 {
+            // SAFETY: The kernel's own value.
+            unsafe { bindings::rkvm_xsetbv(self.host_xcr0) };
+        }
+        if self.xss != self.host_xss {
+            msr::write(MSR_IA32_XSS, self.host_xss);
+        }
+    }
+}
+
+/// PKRU as it is in the register now.
+pub(crate) fn read_pkru() -> u32 {
+    // SAFETY: The callers checked that CR4.PKE is set on the host.
+    unsafe { bindings::rkvm_read_pkru() }
+}
+
+/// Sets PKRU. Interrupts are off, and the host's value is put back before user memory is touched.
+pub(crate) fn write_pkru(value: u32) {
+    // SAFETY: As above; PKRU only restricts user-mode pages.
+    unsafe { bindings::rkvm_write_pkru(value) };
+}
+
+/// A guest's FPU state.
+pub(crate) struct GuestFpu(KBox<bindings::fpu_guest>);
+
+// SAFETY: The state is only touched by the thread that has the vCPU's mutex.
+unsafe impl Send for GuestFpu {}
+// SAFETY: As above.
+unsafe impl Sync for GuestFpu {}
+
+impl GuestFpu {
+    /// The state after reset. ENOMEM.
+    pub(crate) fn new() -> Result<Self> {
+        let mut fpu = KBox::new(bindings::fpu_guest::default(), GFP_KERNEL_ACCOUNT)?;
+        // SAFETY: The container lives on the heap and is freed in `drop`.
+        if !unsafe { (restricted().fpu_alloc_guest_fpstate)(&mut *fpu) } {
+            return Err(ENOMEM);
+        }
+        Ok(Self(fpu))
+    }
+
+    /// Exchanges the task's FPU registers for the guest's until the value is dropped.
+    pub(crate) fn load(&mut self) -> LoadedFpu<'_> {
+        // SAFETY: The state is the guest's; `LoadedFpu` undoes it on the same thread.
+        unsafe { (restricted().fpu_swap_kvm_fpstate)(&mut *self.0, true) };
+        LoadedFpu(self, kernel::types::NotThreadSafe)
+    }
+
+    /// Bytes of the XSAVE area for user space.
+    pub(crate) fn uabi_size(&self) -> usize {
+        self.0.uabi_size as usize
+    }
+
+    /// Copies the state out in the XSAVE format, `features` of it, with `pkru` in its place.
+    pub(crate) fn copy_to_uabi(&mut self, to: &mut [u8], features: u64, pkru: u32) {
+        // SAFETY: The buffer has the given size.
+        unsafe {
+            (restricted().fpu_copy_guest_fpstate_to_uabi)(
+                &mut *self.0,
+                to.as_mut_ptr().cast::<c_void>(),
+                to.len() as u32,
+                features,
+                pkru,
+            )
+        };
+    }
+
+    /// Sets the state from the XSAVE format. EINVAL for features outside `xcr0` or reserved bits. Gives PKRU.
+    pub(crate) fn copy_from_uabi(&mut self, from: &[u8], xcr0: u64, pkru: &mut u32) -> Result {
+        if from.len() < self.uabi_size() {
+            return Err(EINVAL);
+        }
+        // SAFETY: The buffer is as large as the state.
+        let ret = unsafe {
+            (restricted().fpu_copy_uabi_to_guest_fpstate)(
+                &mut *self.0,
+                from.as_ptr().cast::<c_void>(),
+                xcr0,
+                pkru,
+            )
+        };
+        kernel::error::to_result(ret)
+    }
+}
+
+impl Drop for GuestFpu {
+    fn drop(&mut self) {
+        // SAFETY: Allocated by `new`, loaded nowhere.
+        unsafe { (restricted().fpu_free_guest_fpstate)(&mut *self.0) };
+    }
+}
+
+/// The guest's FPU state is in this task's registers.
+pub(crate) struct LoadedFpu<'a>(&'a mut GuestFpu, kernel::types::NotThreadSafe);
+
+impl Drop for LoadedFpu<'_> {
+    fn drop(&mut self) {
+        // SAFETY: Loaded by `GuestFpu::load` on this thread.
+        unsafe { (restricted().fpu_swap_kvm_fpstate)(&mut *self.0 .0, false) };
+    }
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Functions of the kernel that are exported to modules named kvm only, found by name at load.
+//!
+//! `EXPORT_SYMBOL_FOR_KVM` is enforced by modpost and the module loader, not by `__symbol_get()`. Each function is
+//! looked up once, has the type that its C declaration has, and holds a reference on its module (the kernel image)
+//! until rkvm is unloaded.
+
+use core::ffi::c_void;
+
+use kernel::{
+    bindings as kb,
+    prelude::*,
+    str::CStr,
+    sync::SetOnce, //
+};
+
+use super::bindings;
+
+macro_rules! restricted {
+    ($($(#[$doc:meta])* $name:ident: fn($($arg:ty),*) $(-> $ret:ty)?;)*) => {
+        /// The functions, all found.
+        pub(super) struct Restricted {
+            $($(#[$doc])* pub(super) $name: unsafe extern "C" fn($($arg),*) $(-> $ret)?,)*
+        }
+
+        // The declared types are those that bindgen reads from the kernel's headers.
+        $(const _: unsafe extern "C" fn($($arg),*) $(-> $ret)? = bindings::$name;)*
+
+        impl Restricted {
+            fn find() -> Result<Self> {
+                let mut found = Lookup::default();
+                $(let $name = found.get(
+                    // The name as a C string.
+                    {
+                        const NAME: &CStr = match CStr::from_bytes_with_nul(
+                            concat!(stringify!($name), "\0").as_bytes()
+                        ) {
+                            Ok(s) => s,
+                            Err(_) => c"",
+                        };
+                        NAME
+                    },
+                );)*
+                if found.missing {
+                    return Err(ENOENT);
+                }
+                Ok(Self {
+                    $($name: {
+                        // SAFETY: The address is that of the exported function of this name, whose type the constant
+                        // above checked; it was found, or this line would not be reached.
+                        unsafe {
+                            core::mem::transmute::<
+                                *mut c_void,
+                                unsafe extern "C" fn($($arg),*) $(-> $ret)?
+                            >($name)
+                        }
+                    },)*
+                })
+            }
+
+            const NAMES: &'static [&'static str] = &[$(concat!(stringify!($name), "\0"),)*];
+        }
+    };
+}
+
+restricted! {
+    /// Takes a reference on VMX operation of this CPU.
+    x86_virt_get_ref: fn(i32) -> i32;
+    /// Gives the reference back; the last one leaves VMX operation.
+    x86_virt_put_ref: fn(i32);
+    /// Called on each CPU before a crash or reboot leaves VMX operation.
+    x86_virt_register_emergency_callback: fn(bindings::cpu_emergency_virt_cb);
+    /// Undoes the registration.
+    x86_virt_unregister_emergency_callback: fn(bindings::cpu_emergency_virt_cb);
+    /// Hands an NMI or an interrupt that an exit consumed to the host.
+    x86_entry_from_kvm: fn(u32, u32);
+    /// Allocates the FPU state of a guest.
+    fpu_alloc_guest_fpstate: fn(*mut bindings::fpu_guest) -> bool;
+    /// Frees it.
+    fpu_free_guest_fpstate: fn(*mut bindings::fpu_guest);
+    /// Exchanges the FPU state of the task and the guest's.
+    fpu_swap_kvm_fpstate: fn(*mut bindings::fpu_guest, bool) -> i32;
+    /// Copies the guest's FPU state out in the XSAVE format of user space.
+    fpu_copy_guest_fpstate_to_uabi: fn(*mut bindings::fpu_guest, *mut c_void, u32, u64, u32);
+    /// Sets the guest's FPU state from the XSAVE format of user space.
+    fpu_copy_uabi_to_guest_fpstate: fn(*mut bindings::fpu_guest, *const c_void, u64, *mut u32) -> i32;
+    /// Loads the task's FPU state into the registers after something else had used them.
+    switch_fpu_return: fn();
+}
+
+#[derive(Default)]
+struct Lookup {
+    missing: bool,
+}
+
+impl Lookup {
+    fn get(&mut self, name: &'static CStr) -> *mut c_void {
+        // SAFETY: The name is a C string. A reference on the module that has the symbol is taken.
+        let address = unsafe { kb::__symbol_get(name.as_char_ptr()) };
+        if address.is_null() {
+            pr_err!("this kernel does not export {}: rkvm needs 7.2 with KVM as a module\n", name);
+            self.missing = true;
+        }
+        address.cast()
+    }
+}
+
+static RESTRICTED: SetOnce<Restricted> = SetOnce::new();
+
+/// Proof that the restricted functions were found; drop it on unload.
+pub(crate) struct Resolved(());
+
+impl Resolved {
+    /// Finds all of them. ENOENT, with the names in the log, if the kernel lacks one.
+    pub(crate) fn new() -> Result<Self> {
+        let r = Restricted::find()?;
+        // SAFETY: Set before the first VM exists; the type is the one that the entry code calls.
+        unsafe { bindings::rkvm_set_entry_from_kvm(Some(r.x86_entry_from_kvm)) };
+        RESTRICTED.populate(r);
+        Ok(Self(()))
+    }
+}
+
+impl Drop for Resolved {
+    fn drop(&mut self) {
+        for name in Restricted::NAMES {
+            // SAFETY: The name ends in NUL, and `find` took a reference for it.
+            unsafe { kb::__symbol_put(name.as_ptr().cast()) };
+        }
+    }
+}
+
+/// The functions.
+///
+/// Only called by code that a loaded module reaches: the module's init makes [`Resolved`] before anything else.
+#[inline]
+pub(super) fn restricted() -> &'static Restricted {
+    // SAFETY: Populated before anything that calls this was registered, see above.
+    unsafe { RESTRICTED.as_ref().unwrap_unchecked() }
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The argument of an ioctl, and the structures of `linux/kvm.h` that travel through it.
+
+use core::mem::{
+    size_of,
+    MaybeUninit, //
+};
+
+use kernel::{
+    bindings as kb,
+    prelude::*, //
+};
+
+pub(crate) use super::bindings::{
+    kvm_clock_data, kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_cpuid_entry2,
+    kvm_debugregs, kvm_dtable, kvm_enable_cap, kvm_fpu, kvm_guest_debug, kvm_interrupt, kvm_ioapic_state,
+    kvm_ioeventfd, kvm_irq_level, kvm_irq_routing_entry, kvm_irqchip, kvm_irqfd, kvm_lapic_state, kvm_mp_state,
+    kvm_msi, kvm_msr_entry, kvm_msr_list, kvm_msrs, kvm_pic_state, kvm_pit_config, kvm_pit_state, kvm_pit_state2,
+    kvm_regs, kvm_segment, kvm_signal_mask, kvm_sregs, kvm_sregs2, kvm_tpr_access_ctl, kvm_translation,
+    kvm_userspace_memory_region, kvm_userspace_memory_region2, kvm_vapic_addr, kvm_vcpu_events, kvm_x86_mce, kvm_xcrs,
+    kvm_xsave,
+};
+
+/// A structure of the user ABI: any bytes are a valid value, and there is no implicit padding.
+///
+/// # Safety
+///
+/// Both must hold for the implementing type.
+pub(crate) unsafe trait Abi: Sized {
+    /// The value whose bytes are all zero.
+    fn zeroed() -> Self {
+        // SAFETY: Any bytes are a valid value.
+        unsafe { MaybeUninit::zeroed().assume_init() }
+    }
+
+    /// The same on the heap, without a stay on the stack.
+    fn boxed_zeroed() -> Result<KBox<Self>> {
+        let b = KBox::<MaybeUninit<Self>>::new_uninit(GFP_KERNEL_ACCOUNT | __GFP_ZERO)?;
+        // SAFETY: Zero bytes are a valid `MaybeUninit<Self>` and a valid `Self`.
+        Ok(unsafe { KBox::from_raw(KBox::into_raw(b).cast()) })
+    }
+}
+
+macro_rules! abi {
+    ($($t:ty),* $(,)?) => {$(
+        // SAFETY: A plain structure of integers from `linux/kvm.h`, padded explicitly.
+        unsafe impl Abi for $t {}
+    )*};
+}
+abi!(
+    u8, u16, u32, u64, i32,
+    kvm_clock_data, kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_cpuid_entry2, kvm_debugregs, kvm_dtable, kvm_enable_cap,
+    kvm_fpu, kvm_guest_debug, kvm_interrupt, kvm_ioapic_state, kvm_ioeventfd, kvm_irq_level, kvm_irq_routing_entry,
+    kvm_irqchip, kvm_irqfd, kvm_lapic_state, kvm_mp_state, kvm_msi, kvm_msr_entry, kvm_msr_list, kvm_msrs,
+    kvm_pic_state, kvm_pit_config, kvm_pit_state, kvm_pit_state2, kvm_regs, kvm_segment, kvm_signal_mask, kvm_sregs,
+    kvm_sregs2, kvm_tpr_access_ctl, kvm_translation, kvm_userspace_memory_region, kvm_userspace_memory_region2,
+    kvm_vapic_addr, kvm_vcpu_events, kvm_x86_mce, kvm_xcrs, kvm_xsave,
+);
+
+/// The third argument of an ioctl: a number, or an address in the caller's memory.
+#[derive(Clone, Copy)]
+pub(crate) struct UserArg(usize);
+
+impl UserArg {
+    pub(super) fn new(arg: usize) -> Self {
+        Self(arg)
+    }
+
+    /// The argument as a number.
+    pub(crate) fn value(self) -> u64 {
+        self.0 as u64
+    }
+
+    /// The address `bytes` further on.
+    pub(crate) fn offset(self, bytes: usize) -> Self {
+        Self(self.0.wrapping_add(bytes))
+    }
+
+    /// An address that came inside a structure.
+    pub(crate) fn from_address(address: u64) -> Self {
+        Self(address as usize)
+    }
+
+    fn copy_in(self, to: *mut u8, bytes: usize) -> Result {
+        // SAFETY: The callers pass memory of their own of at least `bytes` bytes.
+        let left = unsafe { kb::_copy_from_user(to.cast(), self.0 as *const _, bytes) };
+        if left == 0 {
+            Ok(())
+        } else {
+            Err(EFAULT)
+        }
+    }
+
+    fn copy_out(self, from: *const u8, bytes: usize) -> Result {
+        // SAFETY: The callers pass initialised memory of their own of at least `bytes` bytes.
+        let left = unsafe { kb::_copy_to_user(self.0 as *mut _, from.cast(), bytes) };
+        if left == 0 {
+            Ok(())
+        } else {
+            Err(EFAULT)
+        }
+    }
+
+    /// Reads a structure. EFAULT if the memory isn't readable.
+    pub(crate) fn read<T: Abi>(self) -> Result<T> {
+        let mut value = MaybeUninit::<T>::uninit();
+        self.copy_in(value.as_mut_ptr().cast(), size_of::<T>())?;
+        // SAFETY: All bytes were written, and any bytes are a valid `T`.
+        Ok(unsafe { value.assume_init() })
+    }
+
+    /// Reads a structure onto the heap, for those that are too large for the stack.
+    pub(crate) fn read_boxed<T: Abi>(self) -> Result<KBox<T>> {
+        let mut value = T::boxed_zeroed()?;
+        self.copy_in(core::ptr::from_mut(&mut *value).cast(), size_of::<T>())?;
+        Ok(value)
+    }
+
+    /// Writes a structure. EFAULT if the memory isn't writable.
+    pub(crate) fn write<T: Abi>(self, value: &T) -> Result {
+        self.copy_out(core::ptr::from_ref(value).cast(), size_of::<T>())
+    }
+
+    /// Reads `n` elements of an array.
+    pub(crate) fn read_vec<T: Abi>(self, n: usize) -> Result<KVVec<T>> {
+        let mut v: KVVec<T> = KVVec::with_capacity(n, GFP_KERNEL_ACCOUNT)?;
+        self.copy_in(v.as_mut_ptr().cast::<u8>(), n.checked_mul(size_of::<T>()).ok_or(EINVAL)?)?;
+        // SAFETY: The capacity is `n` and all bytes were written.
+        unsafe { v.inc_len(n) };
+        Ok(v)
+    }
+
+    /// Writes all elements of an array.
+    pub(crate) fn write_slice<T: Abi>(self, values: &[T]) -> Result {
+        self.copy_out(values.as_ptr().cast(), core::mem::size_of_val(values))
+    }
+
+    /// Reads exactly `to.len()` bytes.
+    pub(crate) fn read_bytes(self, to: &mut [u8]) -> Result {
+        self.copy_in(to.as_mut_ptr(), to.len())
+    }
+}

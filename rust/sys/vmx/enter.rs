@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The time between preemption off and preemption on again, with the guest in between.
+//!
+//! [`EntryGuard`] exists from "interrupts off" to "interrupts on". In that time the guest may be entered any number
+//! of times: an exit that needs neither interrupts nor user memory is handled without leaving it.
+
+use core::arch::asm;
+
+use kernel::types::NotThreadSafe;
+use rkvm_core::vmx::{
+    fields::*,
+    Vmcs, //
+};
+
+use super::context::{
+    Inner,
+    Loaded, //
+};
+use crate::sys::{
+    bindings,
+    fpu::GuestXState,
+    restricted::restricted, //
+};
+
+/// How an entry ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EntryResult {
+    /// The guest ran; the value is the exit reason field of the VMCS.
+    Exit(u32),
+    /// VMLAUNCH or VMRESUME failed with this VM-instruction error.
+    Failed(u32),
+}
+
+/// Preemption and interrupts are off, the guest's MSRs, XCR0, PKRU and FPU registers are loaded.
+pub(crate) struct EntryGuard<'a, 'b> {
+    loaded: &'b Loaded<'a>,
+    xstate: GuestXState,
+    irq: Option<u32>,
+    _thread: NotThreadSafe,
+}
+
+impl<'a> Loaded<'a> {
+    /// Turns preemption and interrupts off and loads what the guest needs in registers.
+    #[inline]
+    pub(crate) fn begin_entry<'b>(&'b self, xstate: GuestXState) -> EntryGuard<'a, 'b> {
+        // SAFETY: Paired with the drop of the guard; the context is loaded by this thread.
+        unsafe {
+            bindings::rkvm_preempt_disable();
+            Inner::load_guest_registers(self.inner);
+            bindings::rkvm_local_irq_disable();
+        }
+        xstate.load_guest();
+        EntryGuard {
+            loaded: self,
+            xstate,
+            irq: None,
+            _thread: NotThreadSafe,
+        }
+    }
+}
+
+impl EntryGuard<'_, '_> {
+    /// Last preparations after which only [`EntryGuard::enter`] follows: FPU registers, accounting, host page table.
+    #[inline]
+    pub(crate) fn commit(&self) {
+        // SAFETY: Interrupts are off, and the task is about to enter a guest.
+        unsafe {
+            bindings::rkvm_guest_entry_begin();
+            if bindings::rkvm_need_fpu_load() {
+                (restricted().switch_fpu_return)();
+            }
+        }
+        self.refresh_host_control_registers();
+    }
+
+    /// The kernel may have changed CR3 (another address-space id) or CR4 since the last entry.
+    #[inline]
+    fn refresh_host_control_registers(&self) {
+        let (cr3, cr4): (u64, u64);
+        // SAFETY: Reading control registers in the kernel has no effect.
+        unsafe {
+            asm!("mov {}, cr3", out(reg) cr3, options(nomem, nostack, preserves_flags));
+            asm!("mov {}, cr4", out(reg) cr4, options(nomem, nostack, preserves_flags));
+        }
+        let inner = self.loaded.inner;
+        // SAFETY: Loaded by this thread.
+        unsafe {
+            if (*inner).host_cr3 != cr3 {
+                (*inner).host_cr3 = cr3;
+                self.loaded.write(HOST_CR3, cr3);
+            }
+            if (*inner).host_cr4 != cr4 {
+                (*inner).host_cr4 = cr4;
+                self.loaded.write(HOST_CR4, cr4);
+            }
+        }
+    }
+
+    /// Whether a signal, a reschedule or other work waits for this task.
+    #[inline]
+    pub(crate) fn work_pending(&self) -> bool {
+        // SAFETY: Reads the current task's flags.
+        unsafe { bindings::rkvm_guest_entry_work_pending() }
+    }
+
+    /// Whether the VMCS came to this CPU since the last call.
+    #[inline]
+    pub(crate) fn take_migrated(&self) -> bool {
+        self.loaded.take_migrated()
+    }
+
+    /// Runs the guest until its next exit.
+    #[inline]
+    pub(crate) fn enter(&mut self) -> EntryResult {
+        let inner = self.loaded.inner;
+        // SAFETY: Preemption and interrupts are off, the VMCS is current and complete; `commit` came before.
+        let failed = unsafe { bindings::rkvm_enter_guest(&raw mut (*inner).entry) };
+        // SAFETY: Loaded by this thread.
+        let reason = unsafe { (*inner).entry.exit_reason };
+        if failed {
+            EntryResult::Failed(reason)
+        } else {
+            EntryResult::Exit(reason)
+        }
+    }
+
+    /// VM-exit interruption information of an exception, NMI or external-interrupt exit.
+    #[inline]
+    pub(crate) fn interruption_info(&self) -> u32 {
+        // SAFETY: Loaded by this thread.
+        unsafe { (*self.loaded.inner).entry.intr_info }
+    }
+
+    /// The exit acknowledged host interrupt `vector`: its handler runs as soon as the host's state is back.
+    #[inline]
+    pub(crate) fn forward_irq(&mut self, vector: u32) {
+        self.irq = Some(vector);
+    }
+}
+
+impl Drop for EntryGuard<'_, '_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.xstate.load_host();
+        // SAFETY: Paired with `begin_entry`; the vector comes from the exit that acknowledged it.
+        unsafe {
+            if let Some(vector) = self.irq {
+                bindings::rkvm_forward_irq(vector);
+            }
+            bindings::rkvm_guest_entry_end();
+            bindings::rkvm_local_irq_enable();
+            bindings::rkvm_preempt_enable();
+        }
+    }
+}

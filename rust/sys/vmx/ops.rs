@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The VMX instructions, one function each.
+//!
+//! SDM volume 3, "VMX Instruction Reference". Each has an exception-table entry: when a crash or reboot takes a CPU
+//! out of VMX operation under a running vCPU, the instruction becomes a no-op instead of an oops.
+
+use core::arch::asm;
+
+use rkvm_core::addr::Hpa;
+
+/// Appends the exception-table entry for the instruction between the labels 2 and 3.
+macro_rules! fixup {
+    () => {
+        concat!(
+            ".pushsection \"__ex_table\",\"a\"\n",
+            ".balign 4\n",
+            ".long (2b) - .\n",
+            ".long (3f) - .\n",
+            ".long 1\n",
+            ".popsection\n",
+            "3:\n",
+        )
+    };
+}
+
+/// VMREAD of the current VMCS. Zero if the CPU does not have the field.
+///
+/// # Safety
+///
+/// A VMCS is current on this CPU, and the caller can't be moved away from it: preemption is off, or the context
+/// that the preempt notifier reloads is the caller's.
+#[inline(always)]
+pub(super) unsafe fn vmread(field: u64) -> u64 {
+    let mut value = 0u64;
+    // SAFETY: VMREAD only writes the register; by the caller's promise it reads the caller's VMCS.
+    unsafe {
+        asm!(
+            "2: vmread {value}, {field}",
+            fixup!(),
+            value = inout(reg) value,
+            field = in(reg) field,
+            options(nostack)
+        )
+    };
+    value
+}
+
+/// VMWRITE to the current VMCS. A failure is reported once: it is a bug, negotiation keeps absent fields away.
+///
+/// # Safety
+///
+/// As for [`vmread`], and the value keeps the host intact: host-state and control fields get what this module's
+/// setup computes.
+#[inline(always)]
+pub(super) unsafe fn vmwrite(field: u64, value: u64) {
+    // SAFETY: By the caller's promise.
+    unsafe {
+        asm!(
+            "2: vmwrite {field}, {value}",
+            "jna {failed}",
+            fixup!(),
+            field = in(reg) field,
+            value = in(reg) value,
+            failed = label {
+                vmwrite_failed(field, value);
+            },
+            options(nostack)
+        )
+    };
+}
+
+#[cold]
+#[inline(never)]
+fn vmwrite_failed(field: u64, value: u64) {
+    kernel::pr_err_once!("VMWRITE of {:#x} to field {:#x} failed\n", value, field);
+}
+
+/// VMCLEAR: writes the VMCS back to memory and makes it inactive.
+///
+/// # Safety
+///
+/// `vmcs` is the page of a VMCS, and VMX operation is on.
+pub(super) unsafe fn vmclear(vmcs: Hpa) {
+    // SAFETY: By the caller's promise.
+    unsafe { asm!("2: vmclear qword ptr [{p}]", fixup!(), p = in(reg) &vmcs.0, options(nostack)) };
+}
+
+/// VMPTRLD: makes the VMCS current on this CPU.
+///
+/// # Safety
+///
+/// `vmcs` is the page of a VMCS with this CPU's revision identifier, active on no other CPU; preemption is off.
+pub(super) unsafe fn vmptrld(vmcs: Hpa) {
+    // SAFETY: By the caller's promise.
+    unsafe { asm!("2: vmptrld qword ptr [{p}]", fixup!(), p = in(reg) &vmcs.0, options(nostack)) };
+}
+
+const SINGLE_CONTEXT: u64 = 1;
+const ALL_CONTEXT: u64 = 2;
+
+fn invept(kind: u64, eptp: u64) {
+    let descriptor = [eptp, 0];
+    // SAFETY: INVEPT only drops cached translations.
+    unsafe {
+        asm!("2: invept {k}, xmmword ptr [{d}]", fixup!(), k = in(reg) kind, d = in(reg) &descriptor, options(nostack))
+    };
+}
+
+/// INVEPT of one EPT pointer on this CPU (SDM, "INVEPT", single-context).
+pub(crate) fn invept_single(eptp: u64) {
+    invept(SINGLE_CONTEXT, eptp);
+}
+
+/// INVEPT of everything on this CPU (all-context).
+pub(crate) fn invept_global() {
+    invept(ALL_CONTEXT, 0);
+}
+
+/// INVVPID of one VPID on this CPU (SDM, "INVVPID", single-context).
+pub(crate) fn invvpid_single(vpid: u16) {
+    let descriptor = [u64::from(vpid), 0];
+    // SAFETY: INVVPID only drops cached translations.
+    unsafe {
+        asm!(
+            "2: invvpid {k}, xmmword ptr [{d}]",
+            fixup!(),
+            k = in(reg) SINGLE_CONTEXT,
+            d = in(reg) &descriptor,
+            options(nostack)
+        )
+    };
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! MSRs that only matter to user space: they keep the guest's value until the CPU returns there.
+//!
+//! The SYSCALL MSRs and TSC_AUX are not used while the kernel runs, so an exit that is handled in the kernel does
+//! not pay for them. C KVM's counterpart is the `kvm_user_return_msrs` of `arch/x86/kvm/x86.c`.
+
+use core::cell::UnsafeCell;
+
+use super::percpu;
+use crate::sys::{
+    bindings,
+    msr, //
+};
+
+/// The MSRs, by their place in the per-CPU table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub(crate) enum UserReturnMsr {
+    /// IA32_STAR.
+    Star,
+    /// IA32_LSTAR.
+    Lstar,
+    /// IA32_FMASK.
+    Fmask,
+    /// IA32_TSC_AUX.
+    TscAux,
+}
+
+impl UserReturnMsr {
+    /// How many there are.
+    pub(crate) const COUNT: usize = 4;
+    /// Their numbers, in order.
+    pub(crate) const NUMBERS: [u32; Self::COUNT] = [0xc000_0081, 0xc000_0082, 0xc000_0084, 0xc000_0103];
+}
+
+struct Slot {
+    host: u64,
+    current: u64,
+    present: bool,
+}
+
+struct State {
+    notifier: bindings::user_return_notifier,
+    registered: bool,
+    slots: [Slot; UserReturnMsr::COUNT],
+}
+
+/// One CPU's values.
+pub(super) struct UserReturn(UnsafeCell<State>);
+
+impl UserReturn {
+    pub(super) fn new() -> Self {
+        Self(UnsafeCell::new(State {
+            notifier: bindings::user_return_notifier {
+                on_user_return: Some(on_user_return),
+                ..Default::default()
+            },
+            registered: false,
+            slots: [const {
+                Slot {
+                    host: 0,
+                    current: 0,
+                    present: false,
+                }
+            }; UserReturnMsr::COUNT],
+        }))
+    }
+
+    /// Reads the host's values. On the CPU itself, when it comes up.
+    pub(super) fn sample(&self) {
+        // SAFETY: Own CPU, not preemptible.
+        let s = unsafe { &mut *self.0.get() };
+        for (slot, number) in s.slots.iter_mut().zip(UserReturnMsr::NUMBERS) {
+            let host = msr::read_safe(number);
+            slot.present = host.is_some();
+            slot.host = host.unwrap_or(0);
+            slot.current = slot.host;
+        }
+    }
+
+    /// Loads guest values. Preemption is off, on this CPU.
+    #[inline]
+    pub(super) fn load(&self, values: &[u64; UserReturnMsr::COUNT]) {
+        // SAFETY: Own CPU; the notifier runs with interrupts off on the way to user space, not in between.
+        let s = unsafe { &mut *self.0.get() };
+        for ((slot, value), number) in s.slots.iter_mut().zip(values).zip(UserReturnMsr::NUMBERS) {
+            if slot.current != *value && slot.present {
+                msr::write(number, *value);
+                slot.current = *value;
+            }
+        }
+        if !s.registered {
+            s.registered = true;
+            // SAFETY: The notifier lives as long as the module, and is registered once on this CPU.
+            unsafe { bindings::user_return_notifier_register(&mut s.notifier) };
+        }
+    }
+
+    /// Puts the host's values back now. On this CPU, when it leaves VMX operation.
+    pub(super) fn restore(&self) {
+        // SAFETY: Own CPU, interrupts off.
+        let s = unsafe { &mut *self.0.get() };
+        if s.registered {
+            s.registered = false;
+            // SAFETY: It was registered on this CPU.
+            unsafe { bindings::user_return_notifier_unregister(&mut s.notifier) };
+        }
+        for (slot, number) in s.slots.iter_mut().zip(UserReturnMsr::NUMBERS) {
+            if slot.current != slot.host {
+                msr::write(number, slot.host);
+                slot.current = slot.host;
+            }
+        }
+    }
+}
+
+/// The CPU is on its way to user space, with interrupts off.
+unsafe extern "C" fn on_user_return(_notifier: *mut bindings::user_return_notifier) {
+    percpu::this().user_return.restore();
+}
