@@ -140,7 +140,8 @@ fn directories(ram: &Ram, at: u64) {
     }
 }
 
-fn write_page_tables(ram: &Ram, mode: Mode) {
+/// Writes the page tables that `mode` starts with, and answers their root.
+pub fn identity_tables(ram: &Ram, mode: Mode) -> u64 {
     match mode {
         Mode::Real | Mode::Protected => {}
         Mode::Paging32 => large_pages(ram, PAGE_TABLES, 1024, 0, 22),
@@ -159,6 +160,7 @@ fn write_page_tables(ram: &Ram, mode: Mode) {
             }
         }
     }
+    PAGE_TABLES
 }
 
 /// Writes tables and `code` into `ram` (which begins at 0) and sets all registers, so that the
@@ -167,7 +169,7 @@ pub fn start(vcpu: &Vcpu, ram: &Ram, mode: Mode, code: &[u8]) -> Result<(), Errn
     ram.write(CODE, code);
     if mode != Mode::Real {
         write_gdt(ram, mode == Mode::Long);
-        write_page_tables(ram, mode);
+        identity_tables(ram, mode);
     }
     enter(vcpu, mode, CODE, STACK)
 }

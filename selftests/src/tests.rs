@@ -28,4 +28,13 @@ macro_rules! tests {
 tests! {
     capabilities: "ABI version, capabilities, kvm_run size",
     mode_real: "a real-mode guest",
+    mode_protected: "32-bit protected mode, with and without paging",
+    mode_pae: "PAE paging, memory above 4 GiB",
+    mode_long: "64-bit mode, KVM_TRANSLATE",
+    mode_switch: "a guest that climbs from real to 64-bit mode by itself",
+    pio: "IN and OUT of all sizes",
+    pio_string: "INS and OUTS with REP",
+    mmio: "loads, stores and string moves to where no RAM is",
+    cpuid: "supported leaves, the guest's CPUID, OSXSAVE",
+    msr: "MSR lists, get and set, RDMSR and WRMSR with #GP",
 }

@@ -64,7 +64,7 @@ fn zero_page(memory: &GuestMemoryMmap<()>, config: &Config, loaded: &Loaded) -> 
         p.e820_table[i] = boot_e820_entry {
             addr,
             size,
-            r#type: type_,
+            type_,
         };
         p.e820_entries += 1;
     }

@@ -10,7 +10,7 @@ use linux_loader::loader::{BzImage, KernelLoader};
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::Path;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, ReadVolatile};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, ReadVolatile};
 
 /// What is in memory, and where.
 pub struct Loaded {

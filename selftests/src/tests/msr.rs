@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! MSRs: the lists, KVM_GET_MSRS and KVM_SET_MSRS, RDMSR and WRMSR in the guest.
+
+use crate::asm::*;
+use crate::device::Device;
+use crate::setup::{self, Mode, CODE};
+use crate::sys;
+use crate::tap::Tap;
+use crate::vcpu::{Exit, Vcpu};
+use crate::vm::Vm;
+use crate::{Outcome, MIB};
+use kvm_bindings::*;
+
+const TSC: u32 = 0x10;
+const SYSENTER_CS: u32 = 0x174;
+const SYSENTER_EIP: u32 = 0x176;
+const PAT: u32 = 0x277;
+const APIC_BASE: u32 = 0x1b;
+const EFER: u32 = 0xc000_0080;
+const STAR: u32 = 0xc000_0081;
+const LSTAR: u32 = 0xc000_0082;
+const FS_BASE: u32 = 0xc000_0100;
+const KERNEL_GS_BASE: u32 = 0xc000_0102;
+/// No processor and no hypervisor has it.
+const NONE: u32 = 0xdead_0001;
+const NON_CANONICAL: u64 = 0x1234_0000_0000_0000;
+
+const GP_PORT: u16 = 0x0d;
+const DONE_PORT: u16 = 0x0e;
+
+pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
+    lists(t, dev)?;
+    by_ioctl(t, dev)?;
+    by_guest(t, dev)
+}
+
+fn lists(t: &mut Tap, dev: &Device) -> Outcome {
+    let list = dev.kvm.get_msr_index_list()?;
+    let has = |i: u32| list.as_slice().contains(&i);
+    for (name, index) in [
+        ("TSC", TSC),
+        ("SYSENTER_CS", SYSENTER_CS),
+        ("PAT", PAT),
+        ("STAR", STAR),
+        ("LSTAR", LSTAR),
+        ("KERNEL_GS_BASE", KERNEL_GS_BASE),
+        ("MSR_KVM_SYSTEM_TIME_NEW", 0x4b56_4d01),
+    ] {
+        t.ok(format!("the list has {name}"), has(index));
+    }
+    let mut room = 0u32;
+    t.errno(
+        "a list with no room is E2BIG",
+        sys::ioctl_mut(dev.fd(), sys::KVM_GET_MSR_INDEX_LIST, &mut room),
+        libc::E2BIG,
+    );
+    t.eq("and the count is told", room as usize, list.as_slice().len());
+
+    let features = dev.kvm.get_msr_feature_index_list()?;
+    let mut all_read = true;
+    for index in features.as_slice() {
+        let mut one = Msrs::from_entries(&[kvm_msr_entry { index: *index, ..Default::default() }])
+            .map_err(|e| format!("{e:?}"))?;
+        if dev.kvm.get_msrs(&mut one)? != 1 {
+            t.diag(format!("feature MSR {index:#x} can't be read"));
+            all_read = false;
+        }
+    }
+    t.ok("every feature MSR can be read from the device", all_read && !features.as_slice().is_empty());
+    Ok(())
+}
+
+fn by_ioctl(t: &mut Tap, dev: &Device) -> Outcome {
+    let vm = Vm::with_irqchip(dev)?;
+    let vcpu = vm.vcpu(0)?;
+    for (name, index, value) in [
+        ("SYSENTER_CS", SYSENTER_CS, 0x10),
+        ("SYSENTER_EIP", SYSENTER_EIP, 0x1234_1000),
+        ("PAT", PAT, 0x0007_0406_0007_0406),
+        ("STAR", STAR, 0x0023_0010_0000_0000),
+        ("LSTAR", LSTAR, 0xffff_8000_1234_5000),
+        ("KERNEL_GS_BASE", KERNEL_GS_BASE, 0x7000_0000_0000),
+        ("FS_BASE", FS_BASE, 0x1234_5000),
+    ] {
+        t.eq(format!("{name} is taken"), vcpu.set_msr(index, value)?, true);
+        t.eq(format!("{name} reads back"), vcpu.msr(index)?, Some(value));
+    }
+    t.eq("FS_BASE is the base of FS", vcpu.fd.get_sregs()?.fs.base, 0x1234_5000);
+    let base = vcpu.msr(APIC_BASE)?.unwrap_or(0);
+    t.eq("APIC_BASE: the BSP, enabled, at its place", base & 0xffff_fd00, 0xfee0_0900);
+    t.eq("an MSR that is none can't be read", vcpu.msr(NONE)?, None);
+    t.eq("nor written", vcpu.set_msr(NONE, 1)?, false);
+    t.eq("a bad PAT type is refused", vcpu.set_msr(PAT, 2)?, false);
+    t.eq("and the old one stays", vcpu.msr(PAT)?, Some(0x0007_0406_0007_0406));
+    t.eq("reserved bits of EFER are refused", vcpu.set_msr(EFER, 1 << 40)?, false);
+
+    // A list is worked up to the first that fails.
+    let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
+    let mixed = [entry(SYSENTER_CS, 0x18), entry(NONE, 0), entry(STAR, 1)];
+    let list = Msrs::from_entries(&mixed).map_err(|e| format!("{e:?}"))?;
+    t.eq("KVM_SET_MSRS tells how many it took", vcpu.fd.set_msrs(&list)?, 1);
+    t.eq("those before the bad one are set", vcpu.msr(SYSENTER_CS)?, Some(0x18));
+    t.eq("those behind are not", vcpu.msr(STAR)?, Some(0x0023_0010_0000_0000));
+
+    #[repr(C)]
+    struct Header {
+        nmsrs: u32,
+        pad: u32,
+    }
+    t.errno(
+        "too many MSRs in one call",
+        sys::ioctl_mut(vcpu.raw(), sys::KVM_GET_MSRS, &mut Header { nmsrs: 100_000, pad: 0 }),
+        libc::E2BIG,
+    );
+    t.eq(
+        "none at all is fine",
+        sys::ioctl_mut(vcpu.raw(), sys::KVM_GET_MSRS, &mut Header { nmsrs: 0, pad: 0 }),
+        Ok(0),
+    );
+    Ok(())
+}
+
+/// WRMSR and RDMSR by the guest; the #GP handler says so on a port.
+fn access(vcpu: &mut Vcpu, write: bool, index: u32, value: u64) -> Outcome<Option<u64>> {
+    vcpu.with_regs(|r| {
+        r.rip = if write { CODE } else { CODE + 0x100 };
+        r.rsp = setup::STACK;
+        r.rcx = u64::from(index);
+        r.rax = value & 0xffff_ffff;
+        r.rdx = value >> 32;
+    })?;
+    match vcpu.run()? {
+        Exit::Out { port: GP_PORT, data, .. } if data == [0, 0, 0, 0] => Ok(None),
+        Exit::Out { port: DONE_PORT, .. } => {
+            let r = vcpu.regs()?;
+            Ok(Some((r.rdx << 32) | r.rax))
+        }
+        other => Err(format!("MSR {index:#x}: {other:?}").into()),
+    }
+}
+
+fn by_guest(t: &mut Tap, dev: &Device) -> Outcome {
+    let vm = Vm::with_irqchip(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut vcpu = vm.vcpu(0)?;
+    let write = asm64(|a| {
+        a.wrmsr()?;
+        a.out(DONE_PORT as i32, al)?;
+        a.hlt()
+    });
+    setup::start(&vcpu, &ram, Mode::Long, &write)?;
+    ram.write(
+        CODE + 0x100,
+        &assemble(64, CODE + 0x100, |a| {
+            a.rdmsr()?;
+            a.out(DONE_PORT as i32, al)?;
+            a.hlt()
+        }),
+    );
+    let handler = CODE + 0x800;
+    ram.write(
+        handler,
+        &assemble(64, handler, |a| {
+            // The error code is on top.
+            a.pop(rax)?;
+            a.out(GP_PORT as i32, eax)?;
+            a.hlt()
+        }),
+    );
+    setup::gate(&ram, Mode::Long, 13, handler);
+
+    for (name, index, value) in [
+        ("SYSENTER_EIP", SYSENTER_EIP, 0x1234_5678),
+        ("STAR", STAR, 0x0023_0008_0000_0000),
+        ("LSTAR", LSTAR, 0xffff_8000_0000_0000),
+        ("PAT", PAT, 0x0606_0606_0606_0606),
+        ("KERNEL_GS_BASE", KERNEL_GS_BASE, 0xffff_9000_0000_0000),
+    ] {
+        t.ok(format!("the guest writes {name}"), access(&mut vcpu, true, index, value)?.is_some());
+        t.eq(format!("the guest reads {name}"), access(&mut vcpu, false, index, 0)?, Some(value));
+        t.eq(format!("user space reads {name}"), vcpu.msr(index)?, Some(value));
+    }
+    let first = access(&mut vcpu, false, TSC, 0)?.unwrap_or(0);
+    let second = access(&mut vcpu, false, TSC, 0)?.unwrap_or(0);
+    t.ok("the TSC goes on", second > first);
+    t.eq("RDMSR of none is #GP(0)", access(&mut vcpu, false, NONE, 0)?, None);
+    t.eq("WRMSR of none is #GP(0)", access(&mut vcpu, true, NONE, 0)?, None);
+    t.eq("a bad PAT is #GP(0)", access(&mut vcpu, true, PAT, 0x0202)?, None);
+    t.eq("a non-canonical LSTAR is #GP(0)", access(&mut vcpu, true, LSTAR, NON_CANONICAL)?, None);
+    t.eq("a non-canonical FS base is #GP(0)", access(&mut vcpu, true, FS_BASE, NON_CANONICAL)?, None);
+    t.eq("clearing EFER.LME under paging is #GP(0)", access(&mut vcpu, true, EFER, 0)?, None);
+    t.eq("and LSTAR kept its value", vcpu.msr(LSTAR)?, Some(0xffff_8000_0000_0000));
+    Ok(())
+}

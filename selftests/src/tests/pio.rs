@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! IN and OUT in all sizes and both forms.
+
+use crate::asm::*;
+use crate::device::Device;
+use crate::setup::{self, Mode};
+use crate::tap::Tap;
+use crate::vcpu::Exit;
+use crate::vm::Vm;
+use crate::{Outcome, MIB};
+
+pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
+    let vm = Vm::new(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut vcpu = vm.vcpu(0)?;
+    let code = asm64(|a| {
+        a.mov(rax, 0xffff_ffff_1234_5678u64)?;
+        a.out(0x42, al)?;
+        a.out(0x43, ax)?;
+        a.out(0x44, eax)?;
+        a.mov(dx, 0xfedcu32)?;
+        a.out(dx, al)?;
+        a.out(dx, ax)?;
+        a.out(dx, eax)?;
+        // Inputs leave what they do not cover; a doubleword clears the upper half.
+        a.mov(rax, 0x1111_1111_1111_1111u64)?;
+        a.in_(al, 0x50)?;
+        a.mov(r8, rax)?;
+        a.in_(ax, 0x51)?;
+        a.mov(r9, rax)?;
+        a.in_(eax, 0x52)?;
+        a.mov(r10, rax)?;
+        a.in_(eax, dx)?;
+        a.mov(r11, rax)?;
+        a.mov(dx, 0xffffu32)?;
+        a.out(dx, al)?;
+        a.hlt()
+    });
+    setup::start(&vcpu, &ram, Mode::Long, &code)?;
+    t.eq("OUT imm8, AL", vcpu.run()?, Exit::out8(0x42, 0x78));
+    t.eq("OUT imm8, AX", vcpu.run()?, Exit::out16(0x43, 0x5678));
+    t.eq("OUT imm8, EAX", vcpu.run()?, Exit::out32(0x44, 0x1234_5678));
+    t.eq("OUT DX, AL", vcpu.run()?, Exit::out8(0xfedc, 0x78));
+    t.eq("OUT DX, AX", vcpu.run()?, Exit::out16(0xfedc, 0x5678));
+    t.eq("OUT DX, EAX", vcpu.run()?, Exit::out32(0xfedc, 0x1234_5678));
+
+    t.eq("IN AL", vcpu.run()?, Exit::In { port: 0x50, size: 1, count: 1 });
+    let rip = vcpu.regs()?.rip;
+    vcpu.reply(&[0xa1]);
+    t.eq("IN AX", vcpu.run()?, Exit::In { port: 0x51, size: 2, count: 1 });
+    t.ok("RIP moved on between the two", vcpu.regs()?.rip > rip);
+    vcpu.reply(&[0xb2, 0xb3]);
+    t.eq("IN EAX", vcpu.run()?, Exit::In { port: 0x52, size: 4, count: 1 });
+    vcpu.reply(&[0xc1, 0xc2, 0xc3, 0xc4]);
+    t.eq("IN EAX, DX", vcpu.run()?, Exit::In { port: 0xfedc, size: 4, count: 1 });
+    vcpu.reply(&[1, 2, 3, 0x84]);
+    t.eq("the last port", vcpu.run()?, Exit::out8(0xffff, 1));
+    t.eq("HLT", vcpu.run()?, Exit::Hlt);
+    let r = vcpu.regs()?;
+    t.eq("IN AL changed AL only", r.r8, 0x1111_1111_1111_11a1);
+    t.eq("IN AX changed AX only", r.r9, 0x1111_1111_1111_b3b2);
+    t.eq("IN EAX cleared the upper half", r.r10, 0xc4c3_c2c1);
+    t.eq("no sign comes in", r.r11, 0x8403_0201);
+
+    // The answer belongs to the exit, not to the moment it is given: user space may look at and
+    // change other registers in between.
+    let code = asm64(|a| {
+        a.in_(al, 0x60)?;
+        a.hlt()
+    });
+    setup::start(&vcpu, &ram, Mode::Long, &code)?;
+    t.eq("IN again", vcpu.run()?, Exit::In { port: 0x60, size: 1, count: 1 });
+    vcpu.with_regs(|r| r.rbx = 0x77)?;
+    vcpu.reply(&[0x99]);
+    t.eq("HLT", vcpu.run()?, Exit::Hlt);
+    let r = vcpu.regs()?;
+    t.eq("both took effect", (r.rax & 0xff, r.rbx), (0x99, 0x77));
+    Ok(())
+}
