@@ -22,6 +22,7 @@ pub mod level;
 pub mod map;
 pub mod memory;
 pub mod mmio;
+pub mod walk;
 pub mod zap;
 
 #[cfg(test)]

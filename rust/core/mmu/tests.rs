@@ -4,3 +4,4 @@
 
 mod ept_cases;
 mod sim;
+mod walk_oracle;

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The paging modes as data: levels, widths, large pages and reserved bits.
+
+use super::{
+    PteSize,
+    WalkRoot, //
+};
+use crate::addr::{
+    Gpa,
+    Gva, //
+};
+use crate::regs::{
+    cr0,
+    cr4,
+    efer, //
+};
+
+/// P.
+pub(super) const PRESENT: u64 = 1 << 0;
+/// A.
+pub(super) const ACCESSED: u64 = 1 << 5;
+/// D.
+pub(super) const DIRTY: u64 = 1 << 6;
+/// PS: the entry maps a page.
+const LARGE: u64 = 1 << 7;
+const NO_EXECUTE: u64 = 1 << 63;
+/// Physical address of page or table, before MAXPHYADDR is taken into account.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// Paging modes (SDM, "Paging Modes and Control Bits").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PagingMode {
+    /// CR0.PG is clear.
+    None,
+    /// 32-bit paging.
+    Bits32,
+    /// PAE paging.
+    Pae,
+    /// 4-level paging.
+    Level4,
+    /// 5-level paging.
+    Level5,
+}
+
+/// What the guest's CPUID says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PagingFeatures {
+    /// MAXPHYADDR, 32 to 52.
+    pub max_phys_bits: u32,
+    /// Pages of 1 GiB.
+    pub gb_pages: bool,
+    /// PSE-36.
+    pub pse36: bool,
+}
+
+/// How the guest translates: made anew when CR0, CR4, EFER or CPUID change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestPaging {
+    mode: PagingMode,
+    levels: u32,
+    index_bits: u32,
+    /// Bits of a linear address that are used.
+    linear_mask: u64,
+    /// Levels with large pages, a bit each.
+    large_levels: u8,
+    /// Reserved bits by level (from 1) of entries that point to a table, and of leaves.
+    reserved: [[u64; 2]; 5],
+    /// Physical-address bits above 31 that a large page of 32-bit paging has.
+    pse36_bits: u32,
+    pub(super) no_execute: bool,
+    pub(super) write_protect: bool,
+    pub(super) smep: bool,
+    pub(super) smap: bool,
+    pub(super) pku: bool,
+    pub(super) pks: bool,
+}
+
+/// Bits `low` to `high`, both included; none if `low` is above `high`.
+const fn bits(low: u32, high: u32) -> u64 {
+    if low > high || high > 63 {
+        return 0;
+    }
+    let width = high.wrapping_sub(low).wrapping_add(1);
+    u64::MAX
+        .wrapping_shr(64u32.wrapping_sub(width))
+        .wrapping_shl(low)
+}
+
+/// PDPTE registers of PAE paging: 2:1, 8:5 and all from MAXPHYADDR on are reserved.
+const PDPTE_RESERVED: u64 = bits(1, 2) | bits(5, 8);
+
+impl GuestPaging {
+    /// From the control registers. EFER.LMA decides about IA-32e mode.
+    pub fn new(cr0: u64, cr4: u64, efer: u64, features: &PagingFeatures) -> Self {
+        let mode = mode_of(cr0, cr4, efer);
+        let wide = matches!(
+            mode,
+            PagingMode::Pae | PagingMode::Level4 | PagingMode::Level5
+        );
+        let long = matches!(mode, PagingMode::Level4 | PagingMode::Level5);
+        let mut paging = Self {
+            mode,
+            levels: match mode {
+                PagingMode::None => 0,
+                PagingMode::Bits32 | PagingMode::Pae => 2,
+                PagingMode::Level4 => 4,
+                PagingMode::Level5 => 5,
+            },
+            index_bits: if wide { 9 } else { 10 },
+            linear_mask: if long { u64::MAX } else { u32::MAX as u64 },
+            large_levels: 0,
+            reserved: [[0; 2]; 5],
+            pse36_bits: 0,
+            no_execute: wide && efer & efer::NX != 0,
+            write_protect: cr0 & cr0::WP != 0,
+            smep: cr4 & cr4::SMEP != 0,
+            smap: cr4 & cr4::SMAP != 0,
+            pku: long && cr4 & cr4::PKE != 0,
+            pks: long && cr4 & cr4::PKS != 0,
+        };
+        if wide {
+            paging.describe_wide(features, long);
+        } else if mode == PagingMode::Bits32 && cr4 & cr4::PSE != 0 {
+            paging.describe_pse(features);
+        }
+        paging
+    }
+
+    /// Large pages and reserved bits of 8-byte entries.
+    fn describe_wide(&mut self, features: &PagingFeatures, long: bool) {
+        let above = if long { 51 } else { 62 };
+        let mut always = bits(features.max_phys_bits.max(32), above);
+        if !self.no_execute {
+            always |= NO_EXECUTE;
+        }
+        let gb_pages = long && features.gb_pages;
+        self.large_levels = if gb_pages { 1 << 2 | 1 << 3 } else { 1 << 2 };
+        // Bit 7 of a PTE is PAT; in a PDPTE without 1-GByte pages and from PML4 on it is reserved.
+        let pdpte = if gb_pages { 0 } else { LARGE };
+        self.reserved = [
+            [always, always],
+            [always, always | bits(13, 20)],
+            [always | pdpte, always | bits(13, 29)],
+            [always | LARGE, always],
+            [always | LARGE, always],
+        ];
+    }
+
+    /// Large pages of 32-bit paging, with CR4.PSE.
+    fn describe_pse(&mut self, features: &PagingFeatures) {
+        self.large_levels = 1 << 2;
+        self.pse36_bits = if features.pse36 {
+            features.max_phys_bits.clamp(32, 40).wrapping_sub(32)
+        } else {
+            0
+        };
+        self.reserved = [
+            [0, 0],
+            [0, bits(self.pse36_bits.wrapping_add(13), 21)],
+            [0, 0],
+            [0, 0],
+            [0, 0],
+        ];
+    }
+
+    /// The mode.
+    #[inline]
+    pub const fn mode(&self) -> PagingMode {
+        self.mode
+    }
+
+    /// Whether MOV to CR3 (or whatever loads them) accepts these PDPTEs: a present one may have no reserved bit set.
+    /// If not, the guest gets #GP(0).
+    pub fn pdptrs_are_valid(features: &PagingFeatures, pdptrs: &[u64; 4]) -> bool {
+        let reserved = PDPTE_RESERVED | bits(features.max_phys_bits, 63);
+        pdptrs
+            .iter()
+            .all(|pdpte| pdpte & PRESENT == 0 || pdpte & reserved == 0)
+    }
+
+    /// Levels that are read from memory.
+    #[inline]
+    pub(super) const fn levels(&self) -> u32 {
+        self.levels
+    }
+
+    #[inline]
+    pub(super) const fn pte_size(&self) -> PteSize {
+        match self.mode {
+            PagingMode::Bits32 => PteSize::Four,
+            _ => PteSize::Eight,
+        }
+    }
+
+    /// The first table to read, or `None` if a PDPTE is not present.
+    #[inline]
+    pub(super) fn first_table(&self, root: &WalkRoot, gva: Gva) -> Option<Gpa> {
+        match self.mode {
+            PagingMode::Pae => {
+                let index = gva.0.wrapping_shr(30) & 3;
+                let pdpte = *root.pdptrs.get(index as usize)?;
+                (pdpte & PRESENT != 0).then_some(Gpa(pdpte & ADDRESS))
+            }
+            PagingMode::Bits32 => Some(Gpa(root.cr3 & bits(12, 31))),
+            _ => Some(Gpa(root.cr3 & ADDRESS)),
+        }
+    }
+
+    #[inline]
+    const fn shift(&self, level: u32) -> u32 {
+        self.index_bits
+            .wrapping_mul(level.wrapping_sub(1))
+            .wrapping_add(12)
+    }
+
+    /// Bytes that an entry of `level` spans.
+    #[inline]
+    pub(super) const fn page_bytes(&self, level: u32) -> u64 {
+        1u64.wrapping_shl(self.shift(level))
+    }
+
+    /// Where the entry for `gva` in the table of `level` is.
+    #[inline]
+    pub(super) const fn entry_address(&self, table: Gpa, level: u32, gva: Gva) -> Gpa {
+        let mask = 1u64.wrapping_shl(self.index_bits).wrapping_sub(1);
+        let linear = gva.0 & self.linear_mask;
+        let index = linear.wrapping_shr(self.shift(level)) & mask;
+        table.wrapping_add(index.wrapping_mul(self.pte_size() as u64))
+    }
+
+    #[inline]
+    pub(super) const fn is_leaf(&self, pte: u64, level: u32) -> bool {
+        level <= 1 || (pte & LARGE != 0 && self.large_levels.wrapping_shr(level) & 1 != 0)
+    }
+
+    #[inline]
+    pub(super) fn reserved_bits(&self, level: u32, leaf: bool) -> u64 {
+        let level = level.wrapping_sub(1) as usize;
+        let by_kind = self.reserved.get(level).unwrap_or(&[u64::MAX; 2]);
+        if leaf {
+            by_kind[1]
+        } else {
+            by_kind[0]
+        }
+    }
+
+    #[inline]
+    pub(super) const fn table_address(&self, pte: u64) -> Gpa {
+        Gpa(pte & ADDRESS)
+    }
+
+    /// The physical address of `gva` in the page that a leaf of `level` maps.
+    #[inline]
+    pub(super) const fn leaf_address(&self, pte: u64, level: u32, gva: Gva) -> Gpa {
+        let offset = self.page_bytes(level).wrapping_sub(1);
+        let mut base = pte & ADDRESS & !offset;
+        if matches!(self.mode, PagingMode::Bits32) && level > 1 {
+            // The high address bits of a 4-MByte page lie from bit 13 on.
+            let mask = 1u64.wrapping_shl(self.pse36_bits).wrapping_sub(1);
+            base |= (pte.wrapping_shr(13) & mask).wrapping_shl(32);
+        }
+        Gpa(base | gva.0 & offset)
+    }
+}
+
+fn mode_of(cr0: u64, cr4: u64, efer: u64) -> PagingMode {
+    if cr0 & cr0::PG == 0 {
+        PagingMode::None
+    } else if efer & efer::LMA != 0 {
+        if cr4 & cr4::LA57 != 0 {
+            PagingMode::Level5
+        } else {
+            PagingMode::Level4
+        }
+    } else if cr4 & cr4::PAE != 0 {
+        PagingMode::Pae
+    } else {
+        PagingMode::Bits32
+    }
+}
