@@ -24,7 +24,9 @@
 extern crate std;
 
 pub mod addr;
+pub mod cpuid;
 pub mod exception;
+pub mod invalidate;
 pub mod irq;
 pub mod memslots;
 pub mod mmu;
