@@ -16,7 +16,6 @@ struct poll_table_struct;
 struct rcuwait;
 struct srcu_struct;
 struct wait_queue_entry;
-struct work_struct;
 
 /* Where Rust finds the fields of struct page that the owner of a page may use. */
 enum {
@@ -91,6 +90,7 @@ int rkvm_srcu_read_lock(struct srcu_struct *srcu);
 void rkvm_srcu_read_unlock(struct srcu_struct *srcu, int index);
 
 /* Events: helpers_event.c. */
+#define RKVM_EPOLLHUP 0x10
 u32 rkvm_eventfd_poll(struct file *file, struct poll_table_struct *table);
 void rkvm_waitqueue_entry_init(struct wait_queue_entry *entry,
 			       int (*func)(struct wait_queue_entry *, unsigned int, int, void *));
@@ -99,17 +99,14 @@ void rkvm_poll_init(struct poll_table_struct *table,
 		    void (*func)(struct file *, struct wait_queue_head *, struct poll_table_struct *));
 struct workqueue_struct *rkvm_alloc_workqueue(const char *name);
 void rkvm_flush_workqueue(struct workqueue_struct *queue);
-void rkvm_init_work(struct work_struct *work, void (*func)(struct work_struct *), struct lock_class_key *key);
 u64 rkvm_ktime_get_boottime_ns(void);
 u64 rkvm_ktime_get_real_ns(void);
 bool rkvm_hrtimer_active(const struct hrtimer *timer);
-void rkvm_hrtimer_set_expires(struct hrtimer *timer, s64 expires);
 s64 rkvm_hrtimer_get_expires(const struct hrtimer *timer);
 void rkvm_rcuwait_prepare(struct rcuwait *wait);
 void rkvm_set_current_interruptible(void);
-void rkvm_set_current_running(void);
+bool rkvm_may_poll(void);
 bool rkvm_current_signal_pending(void);
 void rkvm_kick_cpu(int cpu);
-void rkvm_might_sleep(void);
 
 #endif

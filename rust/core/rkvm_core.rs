@@ -30,5 +30,6 @@ pub mod invalidate;
 pub mod irq;
 pub mod memslots;
 pub mod mmu;
+pub mod msr;
 pub mod regs;
 pub mod vmx;

@@ -6,11 +6,14 @@
 #include <linux/rcuwait.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
+#include <linux/sched/stat.h>
 #include <linux/smp.h>
 #include <linux/timekeeping.h>
 #include <linux/workqueue.h>
 #include <trace/events/ipi.h>
 #include <rkvm_helpers_mm.h>
+
+static_assert((__force u32)EPOLLHUP == RKVM_EPOLLHUP);
 
 u32 rkvm_eventfd_poll(struct file *file, struct poll_table_struct *table)
 {
@@ -45,11 +48,6 @@ void rkvm_flush_workqueue(struct workqueue_struct *queue)
 	flush_workqueue(queue);
 }
 
-void rkvm_init_work(struct work_struct *work, void (*func)(struct work_struct *), struct lock_class_key *key)
-{
-	__INIT_WORK_KEY(work, func, 0, key);
-}
-
 u64 rkvm_ktime_get_boottime_ns(void)
 {
 	return ktime_get_boottime_ns();
@@ -63,11 +61,6 @@ u64 rkvm_ktime_get_real_ns(void)
 bool rkvm_hrtimer_active(const struct hrtimer *timer)
 {
 	return hrtimer_active(timer);
-}
-
-void rkvm_hrtimer_set_expires(struct hrtimer *timer, s64 expires)
-{
-	hrtimer_set_expires(timer, expires);
 }
 
 s64 rkvm_hrtimer_get_expires(const struct hrtimer *timer)
@@ -85,11 +78,6 @@ void rkvm_set_current_interruptible(void)
 	set_current_state(TASK_INTERRUPTIBLE);
 }
 
-void rkvm_set_current_running(void)
-{
-	__set_current_state(TASK_RUNNING);
-}
-
 bool rkvm_current_signal_pending(void)
 {
 	return signal_pending(current);
@@ -97,10 +85,12 @@ bool rkvm_current_signal_pending(void)
 
 void rkvm_kick_cpu(int cpu)
 {
-	smp_send_reschedule(cpu);
+	if ((u32)cpu < nr_cpu_ids && cpu_online(cpu))
+		smp_send_reschedule(cpu);
 }
 
-void rkvm_might_sleep(void)
+/* Spinning for a wake-up is worth it only while nobody else wants this CPU. */
+bool rkvm_may_poll(void)
 {
-	might_sleep();
+	return single_task_running() && !need_resched();
 }
