@@ -45,7 +45,7 @@ step() {
 	wait "$pid" || status=$?
 	if [ $status != 0 ]; then
 		tail -n 30 "$log" | sed 's/^/    | /' >&2
-		say "step \"$name\" failed with status $status; all of its output: $log" >&2
+		say "step \"$name\" failed with status $status; all of its output: ${RKVM_CACHE_OUTSIDE:-$RKVM_CACHE}${log#"$RKVM_CACHE"}" >&2
 		say "what to do: $advice" >&2
 		exit 1
 	fi

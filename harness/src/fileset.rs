@@ -34,11 +34,18 @@ pub struct FileSet {
 }
 
 impl FileSet {
-    /// The base of every machine: `/init`, busybox under all its names, a console node.
+    /// The base of every machine: `/init`, busybox, a console node, the usual folders.
     pub fn base(paths: &Paths) -> Result<FileSet> {
         let mut set = FileSet::default();
+        set.busybox()?;
+        set.file(&paths.bin.join("rkvm-init"), "init")?;
+        Ok(set)
+    }
+
+    /// The usual folders, a console node, busybox under all its names.
+    pub fn busybox(&mut self) -> Result<()> {
         for dir in ["dev", "proc", "sys", "tmp", "run", "root", "etc", "mnt", "usr/bin", "usr/lib"] {
-            set.dir(dir);
+            self.dir(dir);
         }
         for (link, target) in [
             ("bin", "usr/bin"),
@@ -47,20 +54,19 @@ impl FileSet {
             ("lib", "usr/lib"),
             ("lib64", "usr/lib64"),
         ] {
-            set.entries.insert(link.into(), Entry::Symlink(target.into()));
+            self.entries.insert(link.into(), Entry::Symlink(target.into()));
         }
-        set.dir("usr/lib64");
-        set.entries.insert("dev/console".into(), Entry::Char(5, 1));
-        set.bytes("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n".to_vec());
-        set.bytes("etc/group", 0o644, b"root:x:0:\n".to_vec());
-        set.file(&paths.bin.join("rkvm-init"), "init")?;
+        self.dir("usr/lib64");
+        self.entries.insert("dev/console".into(), Entry::Char(5, 1));
+        self.bytes("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n".to_vec());
+        self.bytes("etc/group", 0o644, b"root:x:0:\n".to_vec());
         let busybox = find_busybox()?;
-        set.file(&busybox, "usr/bin/busybox")?;
+        self.file(&busybox, "usr/bin/busybox")?;
         for applet in applets(&busybox)? {
-            set.entries
+            self.entries
                 .insert(format!("usr/bin/{applet}"), Entry::Symlink("busybox".into()));
         }
-        Ok(set)
+        Ok(())
     }
 
     /// Adds a folder and those above it.

@@ -6,13 +6,16 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod catalog;
 pub mod cpio;
 pub mod disk;
 pub mod elf;
 pub mod fileset;
+pub mod guest;
 pub mod job;
 pub mod kernel;
 pub mod machine;
 pub mod paths;
 pub mod session;
+pub mod suite;
 pub mod tap;

@@ -10,7 +10,10 @@ use anyhow::Result;
 use clap::Parser;
 use clap::Subcommand;
 
+mod bench;
+mod demo;
 mod shell;
+mod test;
 
 /// Builds test images, runs test machines and collects their results.
 #[derive(Parser)]
@@ -24,11 +27,20 @@ struct Cli {
 enum Cmd {
     /// Boot a machine and run shell commands in it.
     Shell(shell::Args),
+    /// Run the behaviour tests in machines.
+    Test(test::Args),
+    /// Boot a machine with the module and a second Linux on it, and show both.
+    Run(demo::Args),
+    /// Run the benchmarks on rkvm and on C KVM and compare them.
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
     let outcome: Result<ExitCode> = match Cli::parse().command {
         Cmd::Shell(args) => shell::run(&args),
+        Cmd::Test(args) => test::run(&args),
+        Cmd::Run(args) => demo::run(&args),
+        Cmd::Bench(args) => bench::run(&args),
     };
     outcome.unwrap_or_else(|e| {
         eprintln!("rkvm-harness: {e:#}");

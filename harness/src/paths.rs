@@ -22,6 +22,8 @@ pub struct Paths {
     pub modules: PathBuf,
     /// Release of the stock kernel (`uname -r`).
     pub release: String,
+    /// The cache as it is named outside the environment, for messages.
+    pub cache_outside: PathBuf,
     /// Statically linked host programs (rkvm-init, the selftests).
     pub bin: PathBuf,
 }
@@ -39,7 +41,17 @@ impl Paths {
         let own = env::current_exe().context("finding the harness's own folder")?;
         let beside = own.parent().unwrap_or(Path::new("/")).to_path_buf();
         let bin = env::var("RKVM_BIN").map_or(beside, PathBuf::from);
-        Ok(Paths { modules: versions.join(&release), cache, stock, release, bin })
+        let cache_outside = env::var("RKVM_CACHE_OUTSIDE").map_or(cache.clone(), PathBuf::from);
+        let modules = versions.join(&release);
+        Ok(Paths { cache, stock, modules, release, cache_outside, bin })
+    }
+
+    /// A path in the cache as it is named outside the environment.
+    pub fn shown(&self, path: &Path) -> String {
+        match path.strip_prefix(&self.cache) {
+            Ok(rest) => self.cache_outside.join(rest).display().to_string(),
+            Err(_) => path.display().to_string(),
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use anyhow::Context;
 use anyhow::Result;
 
 use rkvm_harness::fileset::FileSet;
+use rkvm_harness::guest;
 use rkvm_harness::job::Device;
 use rkvm_harness::job::Outcome;
 use rkvm_harness::job::Report;
@@ -93,6 +94,9 @@ pub struct Args {
     /// A module of the stock kernel to put into the machine with all it needs (not loaded).
     #[arg(long = "module", value_name = "NAME")]
     modules: Vec<String>,
+    /// A set of files: guest (/guest/vmlinux and /guest/initrd), vmlinuz, qemu.
+    #[arg(long = "files", value_name = "SET")]
+    sets: Vec<String>,
     /// Shell commands.
     #[arg(last = true, required = true)]
     commands: Vec<String>,
@@ -116,6 +120,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut set = FileSet::base(&paths)?;
     if !args.modules.is_empty() {
         set.modules(&paths, &args.modules)?;
+    }
+    for name in &args.sets {
+        guest::add(&mut set, &paths, name)?;
     }
     for spec in &args.files {
         add_file(&mut set, spec)?;
@@ -158,7 +165,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Fate::Hung(why) | Fate::Crashed(why) => {
             eprintln!("rkvm-harness: the machine failed: {why}; it last said:");
             boot.last.iter().for_each(|line| eprintln!("  | {line}"));
-            eprintln!("rkvm-harness: logs are in {}", folder.display());
+            eprintln!("rkvm-harness: logs are in {}", paths.shown(&folder));
             return Ok(ExitCode::from(124));
         }
     }

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `rkvm-harness run`: the module in the stock kernel, and a second Linux on `/dev/rkvm`, live.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use rkvm_harness::fileset::FileSet;
+use rkvm_harness::guest;
+use rkvm_harness::job::Device;
+use rkvm_harness::job::Outcome;
+use rkvm_harness::job::Task;
+use rkvm_harness::paths::new_folder;
+use rkvm_harness::paths::Paths;
+use rkvm_harness::session;
+use rkvm_harness::session::Fate;
+use rkvm_harness::session::Limits;
+use rkvm_harness::session::Line;
+
+use crate::shell::MachineArgs;
+
+/// Arguments of `run`.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    machine: MachineArgs,
+    /// The module.
+    #[arg(long, default_value = "rkvm.ko")]
+    module: PathBuf,
+    /// CPUs of the guest.
+    #[arg(long, default_value_t = 1)]
+    guest_cpus: u32,
+    /// Run the guest on C KVM for comparison.
+    #[arg(long)]
+    kvm: bool,
+    /// Seconds of wall time for the guest.
+    #[arg(long, default_value_t = 600)]
+    timeout: u64,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let paths = Paths::find()?;
+    let checkout = std::env::current_dir()?;
+    let mut set = FileSet::base(&paths)?;
+    guest::add_tests(&mut set, &paths, &checkout, &checkout.join(&args.module))?;
+    guest::add(&mut set, &paths, "guest")?;
+    let script = format!(
+        "echo \"HOST: $(uname -r), $RKVM_DEV:\"; ls -l $RKVM_DEV; dmesg | grep rkvm:\n\
+         exec rkvm-vmm --dev $RKVM_DEV --kernel /guest/vmlinux --initrd /guest/initrd --protocol pvh \
+         --cpus {} --mem 256 --cmdline 'console=ttyS0 panic=-1 nokaslr'\n",
+        args.guest_cpus
+    );
+    set.bytes("job.sh", 0o755, script.into_bytes());
+    let task = Task {
+        name: "guest".into(),
+        device: if args.kvm { Device::Kvm } else { Device::Rkvm },
+        timeout: u32::try_from(args.timeout)?.saturating_mul(4),
+        argv: vec!["/bin/sh".into(), "/job.sh".into()],
+    };
+    let limits = Limits { boot: Duration::from_secs(180), task: Duration::from_secs(args.timeout) };
+    let folder = new_folder(&paths.cache.join("run"), "run")?;
+    let vmlinux = args.machine.vmlinux(&paths)?;
+    println!("powering on a machine with {} CPUs, {} MiB", args.machine.cpus, args.machine.mem);
+    let mut done = false;
+    let boot = session::boot(
+        &args.machine.config(),
+        limits,
+        (&vmlinux, &set.archive()?),
+        &[task],
+        &folder,
+        &mut |line| match line {
+            Line::Console(text) => println!("host  | {text}"),
+            Line::Output(text) => {
+                done |= text.starts_with("GUEST-DONE");
+                println!("guest | {text}");
+            }
+            Line::Report(report) => println!("harness | {}", report.to_string().trim_start_matches('\x01')),
+        },
+    )?;
+    if let Fate::Hung(why) | Fate::Crashed(why) = &boot.fate {
+        println!("the machine failed: {why}; its logs are in {}", paths.shown(&folder));
+        return Ok(ExitCode::FAILURE);
+    }
+    std::fs::remove_dir_all(&folder)?;
+    let outcome = boot.tasks.first().and_then(|task| task.outcome.clone());
+    if outcome == Some(Outcome::Exit(0)) && done {
+        println!("a second Linux booted on rkvm, worked and powered off");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let how = outcome.map_or("nothing".into(), |outcome| outcome.to_string());
+    println!("the guest did not get to its end: {how}");
+    Ok(ExitCode::FAILURE)
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Sets of files that a test can ask for by name: a kernel and an initramfs for a guest of its own, QEMU.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::bail;
+use anyhow::ensure;
+use anyhow::Context;
+use anyhow::Result;
+
+use crate::fileset::FileSet;
+use crate::kernel;
+use crate::paths::new_folder;
+use crate::paths::Paths;
+
+/// First process of a guest: says that it is up, does some work, powers off. `GUEST-` lines are what tests
+/// look for.
+const GUEST_INIT: &str = r#"#!/bin/sh
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t tmpfs tmpfs /tmp
+echo "GUEST-UP $(uname -r) cpus=$(grep -c ^processor /proc/cpuinfo)"
+interrupts() { awk '{ for (i = 2; i <= NF; i++) if ($i ~ /^[0-9]+$/) n += $i } END { print n }' /proc/interrupts; }
+before=$(interrupts)
+dd if=/dev/zero of=/tmp/a bs=64k count=64 2>/dev/null
+sum=$(md5sum </tmp/a)
+i=0
+while [ $i -lt 20 ]; do (cat /tmp/a | wc -c >/dev/null) & i=$((i + 1)); done
+wait
+[ "$(md5sum </tmp/a)" = "$sum" ] && echo "GUEST-MEMORY good ${sum%% *}"
+[ "$(interrupts)" -gt "$before" ] && echo "GUEST-INTERRUPTS good"
+echo "GUEST-CLOCK $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+dmesg | grep -E 'BUG|WARNING|Oops|Call Trace' | sed 's/^/GUEST-COMPLAINT /'
+echo "GUEST-DONE"
+poweroff -f
+"#;
+
+/// Adds the set of files `name`.
+pub fn add(set: &mut FileSet, paths: &Paths, name: &str) -> Result<()> {
+    match name {
+        // The stock kernel as guest, unpacked: a decompressor in a guest in an emulator takes its time.
+        "guest" => {
+            let vmlinuz = paths.modules.join("vmlinuz");
+            set.file(&kernel::vmlinux(&vmlinuz, &paths.cache)?, "/guest/vmlinux")?;
+            set.bytes("/guest/initrd", 0o644, initrd()?);
+        }
+        "vmlinuz" => set.file(&paths.modules.join("vmlinuz"), "/guest/vmlinuz")?,
+        "qemu" => {
+            set.tree(Path::new("/usr/bin/qemu-system-x86_64"), "/usr/bin/qemu-system-x86_64")?;
+            for firmware in [
+                "qemu/bios-microvm.bin",
+                "qemu/kvmvapic.bin",
+                "qemu/linuxboot_dma.bin",
+                "qemu/pvh.bin",
+                "seabios/bios-256k.bin",
+                "seabios/bios-microvm.bin",
+                "seabios/vgabios-stdvga.bin",
+            ] {
+                let path = Path::new("/usr/share").join(firmware);
+                if path.exists() {
+                    let name = path.file_name().context("a firmware has no name")?;
+                    set.file(&path, &format!("/usr/share/qemu/{}", name.to_string_lossy()))?;
+                }
+            }
+        }
+        _ => bail!("there is no set of files named {name}"),
+    }
+    Ok(())
+}
+
+/// Initramfs of a guest: busybox and [`GUEST_INIT`].
+pub fn initrd() -> Result<Vec<u8>> {
+    let mut set = FileSet::default();
+    set.busybox()?;
+    set.bytes("init", 0o755, GUEST_INIT.as_bytes().to_vec());
+    set.archive()
+}
+
+/// Adds what every test wants: the programs, both modules, the scripts.
+pub fn add_tests(set: &mut FileSet, paths: &Paths, checkout: &Path, module: &Path) -> Result<()> {
+    for program in ["rkvm-selftest", "rkvm-bench", "rkvm-vmm"] {
+        set.file(&paths.bin.join(program), &format!("/usr/bin/{program}"))?;
+    }
+    ensure!(module.exists(), "no {} (make modules builds it)", module.display());
+    set.bytes("/rkvm.ko", 0o644, stripped(module, paths)?);
+    set.modules(paths, &["kvm_intel".into()])?;
+    set.tree(&checkout.join("selftests/machine"), "/tests")
+}
+
+/// A module without debug information: the machine has to load it.
+pub fn stripped(module: &Path, paths: &Paths) -> Result<Vec<u8>> {
+    let folder = new_folder(&paths.cache.join("run"), "strip")?;
+    let plain = folder.join("plain.ko");
+    let mut command = Command::new("objcopy");
+    let status = command.arg("--strip-debug").arg(module).arg(&plain).status();
+    ensure!(status.context("objcopy does not start")?.success(), "objcopy failed");
+    let bytes = fs::read(&plain)?;
+    fs::remove_dir_all(folder)?;
+    Ok(bytes)
+}

@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Runs tests in as few boots as possible. A machine that hangs or crashes is started again with the tests
+//! that are left.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Context;
+use anyhow::Result;
+
+use crate::catalog::Needs;
+use crate::catalog::Test;
+use crate::fileset::FileSet;
+use crate::guest;
+use crate::job::Device;
+use crate::job::Outcome;
+use crate::job::Task;
+use crate::machine::Config;
+use crate::paths::new_folder;
+use crate::paths::Paths;
+use crate::session;
+use crate::session::Boot;
+use crate::session::Fate;
+use crate::session::Limits;
+use crate::session::Line;
+use crate::session::TaskLog;
+use crate::tap::Point;
+use crate::tap::Tap;
+
+/// How a run is to be made.
+pub struct Options {
+    /// The machine where a test wants nothing else.
+    pub machine: Config,
+    /// The kernel that is booted.
+    pub vmlinux: PathBuf,
+    /// Folder of the sources.
+    pub checkout: PathBuf,
+    /// The module under test.
+    pub module: PathBuf,
+    /// No new boot is begun after this instant.
+    pub deadline: Instant,
+}
+
+/// Numbers of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Results that are as wanted.
+    pub passed: usize,
+    /// Results that are not.
+    pub failed: usize,
+    /// Results that could not be had.
+    pub skipped: usize,
+}
+
+/// One test on one device, done or not.
+pub struct Finished<'a> {
+    /// The test.
+    pub test: &'a Test,
+    /// Its device.
+    pub device: Device,
+    /// What it did; `None` if it was not run.
+    pub log: Option<TaskLog>,
+    /// Why it failed over its single results.
+    pub trouble: Vec<String>,
+}
+
+impl Finished<'_> {
+    /// The single results in the output.
+    pub fn tap(&self) -> Tap {
+        let mut tap = Tap::default();
+        for line in self.log.iter().flat_map(|log| &log.output) {
+            tap.line(line);
+        }
+        tap
+    }
+
+    /// Whether all is well.
+    pub fn good(&self) -> bool {
+        let failed = |point: &Point| matches!(point, Point::Fail(_));
+        self.trouble.is_empty() && !self.tap().points.iter().any(failed)
+    }
+
+    /// Counts its results; trouble counts as one failure.
+    pub fn count(&self, totals: &mut Totals) {
+        for point in self.tap().points {
+            match point {
+                Point::Pass(_) => totals.passed += 1,
+                Point::Fail(_) => totals.failed += 1,
+                Point::Skip(..) => totals.skipped += 1,
+            }
+        }
+        totals.failed += usize::from(!self.trouble.is_empty());
+    }
+}
+
+/// Whoever watches a run.
+pub trait Watcher {
+    /// A machine is started for so many tasks.
+    fn boot(&mut self, needs: &Needs, tasks: usize);
+    /// A line of a machine.
+    fn line(&mut self, line: &Line<'_>);
+    /// A machine has ended.
+    fn ended(&mut self, boot: &Boot, folder: &Path);
+    /// A test has ended.
+    fn finished(&mut self, finished: &Finished<'_>);
+}
+
+/// Runs the tests on their devices and gives the totals.
+pub fn run(
+    paths: &Paths,
+    options: &Options,
+    tests: &[Test],
+    watcher: &mut dyn Watcher,
+) -> Result<Totals> {
+    let mut groups: BTreeMap<&Needs, Vec<(&Test, Device)>> = BTreeMap::new();
+    for test in tests {
+        let group = groups.entry(&test.needs).or_default();
+        group.extend(test.devices.iter().map(|device| (test, *device)));
+    }
+    let mut totals = Totals::default();
+    for (needs, mut queue) in groups {
+        // Stable: the tests of a device keep their order, and modules change once.
+        queue.sort_by_key(|(_, device)| *device);
+        run_group(paths, options, needs, &queue, &mut totals, watcher)
+            .with_context(|| format!("machine with {} CPUs, {} MiB", needs.cpus, needs.mem))?;
+    }
+    Ok(totals)
+}
+
+fn run_group(
+    paths: &Paths,
+    options: &Options,
+    needs: &Needs,
+    mut queue: &[(&Test, Device)],
+    totals: &mut Totals,
+    watcher: &mut dyn Watcher,
+) -> Result<()> {
+    let mut set = FileSet::base(paths)?;
+    guest::add_tests(&mut set, paths, &options.checkout, &options.module)?;
+    for name in &needs.files {
+        guest::add(&mut set, paths, name)?;
+    }
+    let image = set.archive()?;
+    let config = machine_for(needs, &options.machine);
+    while !queue.is_empty() {
+        if Instant::now() >= options.deadline {
+            for (test, device) in queue {
+                let trouble = vec!["not run: the time for all tests is over".to_string()];
+                let lost = Finished { test, device: *device, log: None, trouble };
+                lost.count(totals);
+                watcher.finished(&lost);
+            }
+            return Ok(());
+        }
+        watcher.boot(needs, queue.len());
+        let tasks: Vec<Task> = queue.iter().map(|(test, device)| task(test, *device)).collect();
+        // The machine's own clock ends a task first, unless the machine hangs.
+        let longest = queue.iter().map(|(test, _)| test.timeout).max().unwrap_or(60);
+        let limits = Limits {
+            boot: Duration::from_secs(180),
+            task: Duration::from_secs(u64::from(longest) + 60),
+        };
+        let folder = new_folder(&paths.cache.join("run"), "test")?;
+        let images = (options.vmlinux.as_path(), image.as_slice());
+        let mut begun = 0;
+        let mut last = Vec::new();
+        let boot = session::boot(&config, limits, images, &tasks, &folder, &mut |line| {
+            watcher.line(&line);
+        })?;
+        watcher.ended(&boot, &folder);
+        if boot.fate == Fate::Done {
+            std::fs::remove_dir_all(&folder)?;
+        } else {
+            last.push(format!("the last lines are above, the logs in {}", paths.shown(&folder)));
+        }
+        for (log, (test, device)) in boot.tasks.iter().zip(queue) {
+            let mut finished = judge(test, *device, log.clone(), &boot.fate);
+            if log.outcome.is_none() {
+                finished.trouble.append(&mut last);
+            }
+            finished.count(totals);
+            watcher.finished(&finished);
+            begun += 1;
+        }
+        if begun == 0 {
+            // The machine did not get so far: the first test takes the blame, or there would be no end.
+            let (test, device) = queue[0];
+            let mut finished = judge(test, device, TaskLog::default(), &boot.fate);
+            finished.trouble.append(&mut last);
+            finished.count(totals);
+            watcher.finished(&finished);
+            begun = 1;
+        }
+        queue = &queue[begun..];
+    }
+    Ok(())
+}
+
+fn machine_for(needs: &Needs, usual: &Config) -> Config {
+    let mut config = usual.clone();
+    config.backend = needs.backend(usual.backend);
+    config.cpus = needs.cpus;
+    config.mem = needs.mem;
+    if let Some(model) = &needs.model {
+        config.model.clone_from(model);
+    }
+    if !needs.append.is_empty() {
+        config.append = format!("{} {}", config.append, needs.append);
+    }
+    config
+}
+
+fn task(test: &Test, device: Device) -> Task {
+    Task { name: test.name.clone(), device, timeout: test.timeout, argv: test.argv.clone() }
+}
+
+/// Finds out whether a test is good, from how it ended and what it and the kernel said.
+fn judge<'a>(test: &'a Test, device: Device, log: TaskLog, fate: &Fate) -> Finished<'a> {
+    let mut trouble = Vec::new();
+    let mut ended = false;
+    match (&log.outcome, fate) {
+        (Some(Outcome::Exit(status)), _) => {
+            ended = true;
+            if *status != 0 {
+                trouble.push(format!("exit status {status}"));
+            }
+        }
+        (Some(Outcome::Signal(signal)), _) => trouble.push(format!("killed by signal {signal}")),
+        (Some(Outcome::Timeout), _) => trouble.push(format!("not done in {} s", test.timeout)),
+        (Some(Outcome::NotRun(why)), _) => trouble.push(format!("not run: {why}")),
+        (None, Fate::Hung(why)) => trouble.push(format!("the machine hung: {why}")),
+        (None, Fate::Crashed(why)) => trouble.push(format!("the machine crashed: {why}")),
+        (None, Fate::Done) => trouble.push("the machine powered off".into()),
+    }
+    for line in &log.kernel {
+        trouble.push(format!("kernel: {line}"));
+    }
+    let mut finished = Finished { test, device, log: Some(log), trouble };
+    if ended {
+        let tap = finished.tap();
+        finished.trouble.extend(tap.complaint());
+        // A bad exit status with a failed result says the same thing twice.
+        let failed = |point: &Point| matches!(point, Point::Fail(_));
+        if tap.points.iter().any(failed) {
+            finished.trouble.retain(|line| !line.starts_with("exit status"));
+        }
+    }
+    finished
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn test() -> Test {
+        let needs = Needs {
+            cpus: 1,
+            mem: 64,
+            tcg: false,
+            model: None,
+            append: String::new(),
+            files: BTreeSet::new(),
+        };
+        Test {
+            name: "t".into(),
+            about: String::new(),
+            argv: vec!["/t".into()],
+            devices: vec![Device::Rkvm],
+            timeout: 5,
+            needs,
+        }
+    }
+
+    fn log(outcome: Option<Outcome>, output: &str, kernel: &[&str]) -> TaskLog {
+        TaskLog {
+            outcome,
+            output: output.lines().map(String::from).collect(),
+            kernel: kernel.iter().map(|line| line.to_string()).collect(),
+            ticks: 0,
+        }
+    }
+
+    fn totals(log: TaskLog, fate: &Fate) -> Totals {
+        let mut totals = Totals::default();
+        judge(&test(), Device::Rkvm, log, fate).count(&mut totals);
+        totals
+    }
+
+    #[test]
+    fn a_good_test_counts_its_results() {
+        let log = log(Some(Outcome::Exit(0)), "ok 1 - a\nok 2 - b # SKIP none\n1..2", &[]);
+        let want = Totals { passed: 1, failed: 0, skipped: 1 };
+        assert_eq!(totals(log, &Fate::Done), want);
+    }
+
+    #[test]
+    fn a_failed_result_and_its_exit_status_count_once() {
+        let log = log(Some(Outcome::Exit(1)), "ok 1 - a\nnot ok 2 - b\n1..2", &[]);
+        let want = Totals { passed: 1, failed: 1, skipped: 0 };
+        assert_eq!(totals(log, &Fate::Done), want);
+    }
+
+    #[test]
+    fn a_host_warning_fails_a_good_test() {
+        let log = log(Some(Outcome::Exit(0)), "ok 1 - a\n1..1", &["WARNING: CPU: 0"]);
+        assert_eq!(totals(log, &Fate::Done).failed, 1);
+    }
+
+    #[test]
+    fn hangs_crashes_and_silence_are_failures() {
+        for (log, fate) in [
+            (log(None, "ok 1 - a", &[]), Fate::Hung("in t".into())),
+            (log(None, "", &[]), Fate::Crashed("panic".into())),
+            (log(Some(Outcome::Exit(0)), "", &[]), Fate::Done),
+            (log(Some(Outcome::Signal(11)), "ok 1 - a\n1..1", &[]), Fate::Done),
+            (log(Some(Outcome::Timeout), "ok 1 - a\n1..1", &[]), Fate::Done),
+            (log(Some(Outcome::Exit(7)), "ok 1 - a\n1..1", &[]), Fate::Done),
+        ] {
+            assert_eq!(totals(log, &fate).failed, 1);
+        }
+    }
+}

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `rkvm-harness test`: runs the behaviour tests in machines and says what became of them.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::bail;
+use anyhow::Result;
+use indicatif::ProgressBar;
+use indicatif::ProgressStyle;
+
+use rkvm_harness::catalog;
+use rkvm_harness::catalog::Needs;
+use rkvm_harness::catalog::Test;
+use rkvm_harness::job::Device;
+use rkvm_harness::job::Report;
+use rkvm_harness::paths::Paths;
+use rkvm_harness::session::Boot;
+use rkvm_harness::session::Fate;
+use rkvm_harness::session::Line;
+use rkvm_harness::suite;
+use rkvm_harness::suite::Finished;
+use rkvm_harness::suite::Options;
+use rkvm_harness::suite::Watcher;
+use rkvm_harness::tap::Point;
+
+use crate::shell::MachineArgs;
+
+/// Which implementations are tested.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum On {
+    Both,
+    Rkvm,
+    Kvm,
+}
+
+/// Arguments of `test`.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    machine: MachineArgs,
+    /// Run on rkvm, on C KVM or on both.
+    #[arg(long, value_enum, default_value = "both")]
+    on: On,
+    /// The module.
+    #[arg(long, default_value = "rkvm.ko")]
+    module: PathBuf,
+    /// Seconds of wall time for everything.
+    #[arg(long, default_value_t = 3600)]
+    timeout: u64,
+    /// Only list the tests.
+    #[arg(long)]
+    list: bool,
+    /// Tests to run: names, or beginnings of names closed by a star. All by default.
+    names: Vec<String>,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let paths = Paths::find()?;
+    let checkout = std::env::current_dir()?;
+    let tests = choose(catalog::find(&paths, &checkout)?, args)?;
+    if args.list {
+        for test in &tests {
+            let devices: Vec<String> = test.devices.iter().map(Device::to_string).collect();
+            println!("{:28} {:9} {}", test.name, devices.join(","), test.about);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let options = Options {
+        machine: args.machine.config(),
+        vmlinux: args.machine.vmlinux(&paths)?,
+        module: checkout.join(&args.module),
+        checkout,
+        deadline: Instant::now() + Duration::from_secs(args.timeout),
+    };
+    let runs = tests.iter().map(|test| test.devices.len()).sum::<usize>();
+    let mut console = Console {
+        bar: bar(runs as u64),
+        paths: &paths,
+        verbose: args.machine.verbose,
+        failed: Vec::new(),
+    };
+    let totals = suite::run(&paths, &options, &tests, &mut console)?;
+    console.bar.finish_and_clear();
+    console.failed.iter().for_each(|name| println!("failed: {name}"));
+    println!("{} skipped", totals.skipped);
+    println!("{} passed, {} failed", totals.passed, totals.failed);
+    Ok(if totals.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Keeps the tests that were asked for, on the devices that were asked for.
+fn choose(mut tests: Vec<Test>, args: &Args) -> Result<Vec<Test>> {
+    let matches = |pattern: &str, name: &str| match pattern.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => name == pattern,
+    };
+    for pattern in &args.names {
+        if !tests.iter().any(|test| matches(pattern, &test.name)) {
+            bail!("no test is named {pattern}");
+        }
+    }
+    let wanted = |test: &Test| args.names.iter().any(|pattern| matches(pattern, &test.name));
+    tests.retain(|test| args.names.is_empty() || wanted(test));
+    for test in &mut tests {
+        test.devices.retain(|device| match args.on {
+            On::Both => true,
+            On::Rkvm => *device != Device::Kvm,
+            On::Kvm => *device == Device::Kvm,
+        });
+    }
+    tests.retain(|test| !test.devices.is_empty());
+    Ok(tests)
+}
+
+fn bar(length: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{elapsed} [{wide_bar}] {pos}/{len} {msg}");
+    // Where the output is no terminal, indicatif draws nothing.
+    ProgressBar::new(length).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// Shows a run on the terminal.
+struct Console<'a> {
+    bar: ProgressBar,
+    paths: &'a Paths,
+    verbose: bool,
+    failed: Vec<String>,
+}
+
+impl Console<'_> {
+    fn print(&self, text: &str) {
+        self.bar.suspend(|| println!("{text}"));
+    }
+}
+
+impl Watcher for Console<'_> {
+    fn boot(&mut self, needs: &Needs, tasks: usize) {
+        let Needs { cpus, mem, .. } = needs;
+        let plural = if *cpus == 1 { "CPU" } else { "CPUs" };
+        self.print(&format!("machine: {cpus} {plural}, {mem} MiB, {tasks} test runs to do"));
+    }
+
+    fn line(&mut self, line: &Line<'_>) {
+        match line {
+            Line::Console(text) if self.verbose => self.print(&format!("console| {text}")),
+            Line::Output(text) if self.verbose => self.print(text),
+            Line::Report(Report::Up(ticks)) => {
+                self.print(&format!("machine: up at {} M ticks", ticks / 1_000_000));
+            }
+            _ => {}
+        }
+    }
+
+    fn ended(&mut self, boot: &Boot, folder: &Path) {
+        let total = boot.total.as_secs();
+        let up = boot.up.map_or(0.0, |(up, _)| up.as_secs_f32());
+        match &boot.fate {
+            Fate::Done => {
+                self.print(&format!("machine: off after {total} s ({up:.1} s to its first process)"));
+            }
+            Fate::Hung(why) | Fate::Crashed(why) => {
+                self.print(&format!("machine: FAILED after {total} s: {why}; it last said:"));
+                boot.last.iter().for_each(|line| self.print(&format!("  | {line}")));
+                self.print(&format!("  logs: {}", self.paths.shown(folder)));
+            }
+        }
+    }
+
+    fn finished(&mut self, finished: &Finished<'_>) {
+        let Finished { test, device, log, trouble } = finished;
+        let tap = finished.tap();
+        let ticks = log.as_ref().map_or(0, |log| log.ticks / 1_000_000);
+        let word = if finished.good() { "ok" } else { "FAILED" };
+        let count = tap.points.len();
+        let name = format!("{} on {device}", test.name);
+        self.print(&format!("{word:6} {name:36} {count:4} results, {ticks} M ticks"));
+        for point in &tap.points {
+            if let Point::Skip(what, why) = point {
+                self.print(&format!("       skipped: {what}: {why}"));
+            }
+        }
+        if !finished.good() {
+            trouble.iter().for_each(|line| self.print(&format!("       {line}")));
+            let output = log.iter().flat_map(|log| &log.output);
+            output.for_each(|line| self.print(&format!("       | {line}")));
+            self.failed.push(name);
+        }
+        self.bar.inc(1);
+    }
+}
