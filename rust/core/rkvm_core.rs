@@ -24,6 +24,7 @@
 extern crate std;
 
 pub mod addr;
+pub mod emulate;
 pub mod cpuid;
 pub mod exception;
 pub mod invalidate;
