@@ -8,8 +8,10 @@
 //!
 //! SDM volume 3, "Advanced Programmable Interrupt Controller (APIC)".
 
+pub mod ioapic;
 pub mod lapic;
 pub mod map;
+pub mod pic;
 
 /// vCPU ids and APIC ids are below this (KVM_MAX_VCPU_IDS).
 pub const MAX_VCPU_IDS: usize = 4096;
