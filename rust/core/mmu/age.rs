@@ -10,7 +10,8 @@ use super::ept::{
     Budget,
     Ept,
     LeafSpot,
-    Progress, //
+    Progress,
+    Span, //
 };
 use super::level::Level;
 use super::memory::{
@@ -33,7 +34,7 @@ impl<M: TableMemory> Ept<'_, M> {
     pub fn test_young(&self, start: Gfn, end: Gfn) -> bool {
         let format = self.format();
         let mut young = false;
-        let _all = self.visit(start, end, Budget::UNLIMITED, |leaf| {
+        let _all = self.visit(&mut Span::new(start, end), Budget::UNLIMITED, |leaf| {
             young |= leaf.entry.is_young(format);
         });
         young
@@ -47,24 +48,23 @@ impl<M: TableMemory> Ept<'_, M> {
     pub fn clear_young(&self, start: Gfn, end: Gfn) -> bool {
         let format = self.format();
         let mut young = false;
-        let _all = self.visit(start, end, Budget::UNLIMITED, |leaf| {
+        let _all = self.visit(&mut Span::new(start, end), Budget::UNLIMITED, |leaf| {
             let old = self.change(leaf, |entry| entry.aged(format));
             young |= old.is_some_and(|entry| entry.is_young(format));
         });
         young
     }
 
-    /// Takes W from the leaves that meet the range; large ones as a whole, to be split by the next write fault if the
+    /// Takes W from the leaves that meet the span; large ones as a whole, to be split by the next write fault if the
     /// slot then allows 4 KiB only. Lock: read.
     pub fn write_protect(
         &self,
-        start: Gfn,
-        end: Gfn,
+        span: &mut Span,
         why: WriteProtect,
         budget: Budget,
         pending: &mut Pending,
     ) -> Progress {
-        self.visit(start, end, budget, |leaf| {
+        self.visit(span, budget, |leaf| {
             let old = self.change(leaf, |entry| match why {
                 WriteProtect::ForLogging => entry.write_protected(),
                 WriteProtect::ForTracking => entry.write_forbidden(),
@@ -76,17 +76,16 @@ impl<M: TableMemory> Ept<'_, M> {
         })
     }
 
-    /// Clears the dirty flags of the range and reports each page that had one: `dirty` gets its first frame and level.
+    /// Clears the dirty flags of the span and reports each page that had one: `dirty` gets its first frame and level.
     /// Only with A/D flags. Lock: read.
     pub fn clear_dirty(
         &self,
-        start: Gfn,
-        end: Gfn,
+        span: &mut Span,
         budget: Budget,
         pending: &mut Pending,
         mut dirty: impl FnMut(Gfn, Level),
     ) -> Progress {
-        self.visit(start, end, budget, |leaf| {
+        self.visit(span, budget, |leaf| {
             if let Some(old) = self.change(leaf, Entry::clean) {
                 if old.0 & Entry::DIRTY != 0 {
                     pending.stale_entry();

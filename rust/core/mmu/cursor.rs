@@ -2,7 +2,10 @@
 
 //! A position in a paging structure that moves over a range of frames: no recursion, a fixed stack.
 
-use super::ept::Ept;
+use super::ept::{
+    Ept,
+    Span, //
+};
 use super::level::{
     Index,
     Level, //
@@ -44,14 +47,14 @@ const fn slot(level: Level) -> usize {
 }
 
 impl<T: Copy> Cursor<T> {
-    /// At `start` in the root table, to move up to `end`.
-    pub(super) fn new<M: TableMemory<Table = T>>(ept: &Ept<'_, M>, start: Gfn, end: Gfn) -> Self {
+    /// At the position of `span` in the root table, to move up to its end.
+    pub(super) fn new<M: TableMemory<Table = T>>(ept: &Ept<'_, M>, span: &Span) -> Self {
         let mut cursor = Self {
             path: [const { None }; 5],
             root: ept.format().root,
             level: ept.format().root,
-            gfn: start.0,
-            end: end.0.min(ept.format().root.table_pages()),
+            gfn: span.position().0,
+            end: span.end().0.min(ept.format().root.table_pages()),
         };
         cursor.put(ept.root());
         cursor

@@ -42,17 +42,68 @@ pub struct Lookup {
     pub entry: Entry,
 }
 
-/// How far an operation over a range came.
+/// A half-open range of frames, and how far an operation over it has come. Kept by the caller from one portion to the
+/// next, so that a portion knows what the whole is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    start: Gfn,
+    end: Gfn,
+    position: Gfn,
+}
+
+impl Span {
+    /// From `start` up to, but without, `end`.
+    #[inline]
+    pub const fn new(start: Gfn, end: Gfn) -> Self {
+        Self {
+            start,
+            end,
+            position: start,
+        }
+    }
+
+    /// Where the next portion begins.
+    #[inline]
+    pub const fn position(&self) -> Gfn {
+        self.position
+    }
+
+    #[inline]
+    pub(super) const fn end(&self) -> Gfn {
+        self.end
+    }
+
+    /// Whether `pages` frames from `first` on are all in the range.
+    #[inline]
+    pub(super) fn covers(&self, first: Gfn, pages: u64) -> bool {
+        first >= self.start && first.wrapping_add(pages) <= self.end
+    }
+
+    #[inline]
+    pub(super) fn pause_at(&mut self, position: Gfn) -> Progress {
+        self.position = position;
+        Progress::More
+    }
+
+    #[inline]
+    pub(super) fn finish(&mut self) -> Progress {
+        self.position = self.end;
+        Progress::Done
+    }
+}
+
+/// How far a portion of an operation over a [`Span`] came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Progress {
     /// To the end.
     Done,
-    /// The budget is used up; it goes on at this frame. The caller may drop the lock (after the flush) before.
-    More(Gfn),
+    /// The budget is used up. The caller may flush, drop the lock, take it again and go on with the same span.
+    More,
 }
 
-/// Entries to look at before an operation over a range pauses.
+/// Entries to look at before an operation over a span pauses; at least 1, or it never ends. Going down into a table
+/// is free, so every portion gets on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget(pub u32);
 
@@ -108,6 +159,12 @@ impl<'m, M: TableMemory> Ept<'m, M> {
         self.format
     }
 
+    /// All frames: what a zap of everything goes over.
+    #[inline]
+    pub fn whole(&self) -> Span {
+        Span::new(Gfn(0), self.end())
+    }
+
     /// The table memory.
     #[inline]
     pub(super) fn memory(&self) -> &'m M {
@@ -142,30 +199,30 @@ impl<'m, M: TableMemory> Ept<'m, M> {
         }
     }
 
-    /// Calls `leaf` for each leaf that meets `[start, end)`. Lock: that of `leaf`.
+    /// Calls `leaf` for each leaf that meets the span. Lock: that of `leaf`.
     pub(super) fn visit(
         &self,
-        start: Gfn,
-        end: Gfn,
+        span: &mut Span,
         mut budget: Budget,
         mut leaf: impl FnMut(&LeafSpot<M::Table>),
     ) -> Progress {
-        let mut cursor = Cursor::new(self, start, end);
+        let mut cursor = Cursor::new(self, span);
         loop {
             while cursor.leave().is_some() {}
             let Some(spot) = cursor.spot() else {
-                return Progress::Done;
+                return span.finish();
             };
-            if !budget.spend() {
-                return Progress::More(cursor.position());
-            }
             let entry = self.entry(spot.table, spot.index);
             if entry.is_table(spot.level) {
                 if let Some(child) = self.memory.table(entry.address()) {
                     cursor.descend(child);
                     continue;
                 }
-            } else if entry.is_present() {
+            }
+            if !budget.spend() {
+                return span.pause_at(cursor.position());
+            }
+            if entry.is_leaf(spot.level) {
                 leaf(&LeafSpot {
                     table: spot.table,
                     index: spot.index,
@@ -178,15 +235,14 @@ impl<'m, M: TableMemory> Ept<'m, M> {
         }
     }
 
-    /// Calls `leaf` with the first frame, the level and the entry of each leaf that meets `[start, end)`, in order: for
+    /// Calls `leaf` with the first frame, the level and the entry of each leaf that meets the span, in order: for
     /// debugfs and checks. Lock: read.
     pub fn leaves(
         &self,
-        start: Gfn,
-        end: Gfn,
+        span: &mut Span,
         budget: Budget,
         mut leaf: impl FnMut(Gfn, Level, Entry),
     ) -> Progress {
-        self.visit(start, end, budget, |l| leaf(l.gfn, l.level, l.entry))
+        self.visit(span, budget, |l| leaf(l.gfn, l.level, l.entry))
     }
 }

@@ -3,5 +3,6 @@
 //! The EPT on simulated memory, and the guest walk against an oracle.
 
 mod ept_cases;
+mod ept_model;
 mod sim;
 mod walk_oracle;

@@ -14,7 +14,8 @@ use super::entry::Entry;
 use super::ept::{
     Budget,
     Ept,
-    Progress, //
+    Progress,
+    Span, //
 };
 use super::level::{
     Index,
@@ -24,7 +25,6 @@ use super::memory::{
     Pending,
     TableMemory, //
 };
-use crate::addr::Gfn;
 
 /// Whether the tables that the cursor is in have been seen empty from their first entry on, a bit for each level.
 #[derive(Clone, Copy)]
@@ -49,38 +49,33 @@ impl SeenEmpty {
 }
 
 impl<M: TableMemory> Ept<'_, M> {
-    /// Clears every entry that meets `[start, end)`, MMIO entries too, and takes out the tables that span only frames of
-    /// the range. A large page that is partly in the range goes as a whole.
+    /// Clears every entry that meets the span, MMIO entries too, and takes out the tables that span only frames of
+    /// it. A large page that is partly in the span goes as a whole.
     ///
     /// Looks at `budget` entries at most. On [`Progress::More`] the caller may flush, drop the lock, take it again and
     /// go on; what was mapped behind the position in between stays. Lock: write.
     pub fn zap_range(
         &self,
-        start: Gfn,
-        end: Gfn,
+        span: &mut Span,
         mut budget: Budget,
         pending: &mut Pending,
     ) -> Progress {
-        let mut cursor = Cursor::new(self, start, end);
+        let mut cursor = Cursor::new(self, span);
         let mut empty = SeenEmpty(0);
         loop {
             while let Some((child, spot)) = cursor.leave() {
                 let below = spot.level.down();
                 let seen = below.is_some_and(|level| empty.get(level));
-                let spans_only_range =
-                    spot.gfn >= start && spot.gfn.wrapping_add(spot.level.pages()) <= end;
-                if spans_only_range && (seen || self.is_empty_table(child)) {
+                let covered = span.covers(spot.gfn, spot.level.pages());
+                if covered && (seen || self.is_empty_table(child)) {
                     self.unlink(&spot, child, pending);
                 } else {
                     empty.set(spot.level, false);
                 }
             }
             let Some(spot) = cursor.spot() else {
-                return Progress::Done;
+                return span.finish();
             };
-            if !budget.spend() {
-                return Progress::More(cursor.position());
-            }
             let entry = self.entry(spot.table, spot.index);
             if entry.is_table(spot.level) {
                 match (self.memory().table(entry.address()), spot.level.down()) {
@@ -91,16 +86,15 @@ impl<M: TableMemory> Ept<'_, M> {
                     }
                     _ => empty.set(spot.level, false),
                 }
-            } else if entry != Entry::EMPTY {
+            }
+            if !budget.spend() {
+                return span.pause_at(cursor.position());
+            }
+            if !entry.is_table(spot.level) && entry != Entry::EMPTY {
                 self.clear(&spot, pending);
             }
             cursor.advance();
         }
-    }
-
-    /// Clears everything, [`zap_range`](Self::zap_range) over all frames from `start` on. Lock: write.
-    pub fn zap_all(&self, start: Gfn, budget: Budget, pending: &mut Pending) -> Progress {
-        self.zap_range(start, self.end(), budget, pending)
     }
 
     /// The end of an EPT that no vCPU can load any more: its root follows the tables, if all of it has been zapped.

@@ -147,8 +147,7 @@ fn a_write_to_a_protected_large_page_splits_it() {
     assert_eq!(ept.lookup(Gfn(0x40_0123)).unwrap().level, Level::Page1G);
     let mut pending = Pending::new();
     let done = ept.write_protect(
-        Gfn(0x40_0123),
-        Gfn(0x40_0124),
+        &mut Span::new(Gfn(0x40_0123), Gfn(0x40_0124)),
         WriteProtect::ForLogging,
         Budget::UNLIMITED,
         &mut pending,
@@ -189,14 +188,18 @@ fn zap_takes_out_the_tables_it_spans_and_frees_them_after_the_flush() {
     sim.walk_all(root, Level::Pml4);
     let mut pending = Pending::new();
     // One table as a whole and one entry of the next.
-    let done = ept.zap_range(Gfn(0), Gfn(513), Budget::UNLIMITED, &mut pending);
+    let done = ept.zap_range(
+        &mut Span::new(Gfn(0), Gfn(513)),
+        Budget::UNLIMITED,
+        &mut pending,
+    );
     assert_eq!(done, Progress::Done);
     assert_eq!(pending.tables(), 1);
     assert_eq!(settle(&sim, pending), 1);
     assert_eq!(sim.leaves[1].get(), 511);
     let mut pending = Pending::new();
     assert_eq!(
-        ept.zap_all(Gfn(0), Budget::UNLIMITED, &mut pending),
+        ept.zap_range(&mut ept.whole(), Budget::UNLIMITED, &mut pending),
         Progress::Done
     );
     assert!(ept.retire(&mut pending));
@@ -227,20 +230,44 @@ fn a_paused_zap_does_not_cut_off_what_was_mapped_behind_it() {
         let _ = ept.map(&request(gfn, gfn, Level::Page4K, Access::R), &mut cache);
     }
     let mut pending = Pending::new();
-    let Progress::More(at) = ept.zap_range(Gfn(0), Gfn(512), Budget(100), &mut pending) else {
-        panic!()
-    };
+    let mut span = Span::new(Gfn(0), Gfn(512));
+    let paused = ept.zap_range(&mut span, Budget(100), &mut pending);
+    assert_eq!(paused, Progress::More);
     settle(&sim, pending);
+    let at = span.position();
     assert!(at > Gfn(0) && at < Gfn(512));
     let _ = ept.map(&request(3, 3, Level::Page4K, Access::R), &mut cache);
     let mut pending = Pending::new();
     assert_eq!(
-        ept.zap_range(at, Gfn(512), Budget::UNLIMITED, &mut pending),
+        ept.zap_range(&mut span, Budget::UNLIMITED, &mut pending),
         Progress::Done
     );
     assert_eq!(settle(&sim, pending), 0);
     assert!(ept.lookup(Gfn(3)).unwrap().entry.is_present());
     assert_eq!(sim.leaves[1].get(), 1);
+}
+
+#[test]
+fn a_zap_in_portions_leaves_no_table() {
+    for portion in [1, 7, 100, 513] {
+        let sim = Sim::new();
+        let ept = Ept::new(&sim, sim.alloc(), &AD);
+        let mut cache = Cache::new(&sim);
+        for gfn in [0, 511, 512, 700, 0x4_0000, 0x800_0000] {
+            cache.top_up();
+            let _ = ept.map(&request(gfn, gfn, Level::Page4K, Access::R), &mut cache);
+        }
+        let mut span = ept.whole();
+        loop {
+            let mut pending = Pending::new();
+            let progress = ept.zap_range(&mut span, Budget(portion), &mut pending);
+            settle(&sim, pending);
+            if progress == Progress::Done {
+                break;
+            }
+        }
+        assert_eq!(sim.allocated.get(), 1 + cache.tables.len());
+    }
 }
 
 #[test]
@@ -267,7 +294,7 @@ fn losing_the_race_for_a_table_gives_it_back() {
         cache.tables.drain(..).for_each(|t| sim.free(t));
         assert_eq!(sim.reachable(root, Level::Pml4).len(), sim.allocated.get());
         let mut pending = Pending::new();
-        let _ = ept.zap_all(Gfn(0), Budget::UNLIMITED, &mut pending);
+        let _ = ept.zap_range(&mut ept.whole(), Budget::UNLIMITED, &mut pending);
         settle(sim, pending);
     }
 }
@@ -311,9 +338,14 @@ fn dirty_pages_are_reported_once() {
     let mut reports = std::vec::Vec::new();
     for _ in 0..2 {
         let mut pending = Pending::new();
-        let _ = ept.clear_dirty(Gfn(0), Gfn(9), Budget::UNLIMITED, &mut pending, |gfn, l| {
-            reports.push((gfn, l));
-        });
+        let _ = ept.clear_dirty(
+            &mut Span::new(Gfn(0), Gfn(9)),
+            Budget::UNLIMITED,
+            &mut pending,
+            |gfn, l| {
+                reports.push((gfn, l));
+            },
+        );
         settle(&sim, pending);
     }
     assert_eq!(reports, [(Gfn(4), Level::Page4K)]);
@@ -441,7 +473,7 @@ fn an_entry_to_nowhere_is_left_alone() {
     assert_eq!(ept.lookup(Gfn(9)), None);
     assert_eq!(ept.map(&r, &mut cache), MapOutcome::Raced);
     let mut pending = Pending::new();
-    let done = ept.zap_all(Gfn(0), Budget::UNLIMITED, &mut pending);
+    let done = ept.zap_range(&mut ept.whole(), Budget::UNLIMITED, &mut pending);
     assert_eq!((done, pending.needs_flush()), (Progress::Done, false));
     settle(&sim, pending);
 }

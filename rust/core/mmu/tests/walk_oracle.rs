@@ -280,8 +280,13 @@ impl Dice {
         if self.one_in(3) {
             e |= self.roll(16) << 59;
         }
-        if self.one_in(20) {
-            e |= 1 << (12 + self.roll(40));
+        if self.one_in(10) {
+            // The ends of reserved ranges more often than their middles.
+            let ends = [8, 13, 20, 21, 29, 30, 51, 52, 62];
+            e |= match self.roll(2) {
+                0 => 1 << (12 + self.roll(40)),
+                _ => 1 << ends[self.roll(9) as usize],
+            };
         }
         e
     }
