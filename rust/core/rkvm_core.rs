@@ -23,6 +23,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod abi;
 pub mod addr;
 pub mod emulate;
 pub mod cpuid;
@@ -33,4 +34,5 @@ pub mod memslots;
 pub mod mmu;
 pub mod msr;
 pub mod regs;
+pub mod stats;
 pub mod vmx;
