@@ -1,0 +1,418 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The instruction emulator: bytes and a state in; a state change, memory operations and faults out.
+//!
+//! The counterpart in C KVM is `arch/x86/kvm/emulate.c`. It runs what hardware can't run for the guest: accesses to
+//! memory that is not there (KVM_EXIT_MMIO, in-kernel devices), string I/O, exits of descriptor-table and
+//! control-register instructions, real mode without unrestricted guest, write-protected page tables.
+//!
+//! # How an instruction goes through
+//!
+//! [`Emulator::start()`] fetches and decodes ([`decode()`], a function of bytes and mode only) and executes. Execution
+//! *stages* register changes and commits them once, at the end. All device reads of an instruction come before its
+//! first write.
+//!
+//! # User exits
+//!
+//! There is one model for all of them: **replay of the decoded instruction**.
+//!
+//! - A *read* that only user space can answer (MMIO, port, MSR) ends execution with [`Outcome::Exit`]; what was staged
+//!   is dropped. The decoded instruction and the device reads that were answered already stay in the [`Emulator`].
+//!   [`Emulator::resume()`] adds the new answer and executes the same decoded instruction from its start; device reads
+//!   it has made before get their recorded values, so no device sees a read twice. Nothing is fetched again.
+//! - A *write* that only user space can do is queued and the instruction commits; [`Outcome::Exit`] says so by its
+//!   [`Completed`]. [`Emulator::resume()`] hands out the rest of the queue, a fragment of at most 8 bytes at a time,
+//!   then ends with [`Outcome::Drained`].
+//!
+//! The [`Emulator`] holds no reference to anything: no borrow lives across a user exit.
+//!
+//! # Limits
+//!
+//! No heap, no recursion, no panic. The largest stack use is that of a task switch, below 1 KiB.
+
+mod alu;
+mod bits;
+mod branch;
+mod data;
+pub mod decode;
+mod exec;
+mod far;
+pub mod insn;
+mod memory;
+mod muldiv;
+pub mod ops;
+pub mod outcome;
+mod portio;
+mod segment;
+mod stack;
+pub mod state;
+mod string;
+mod system;
+pub mod table;
+mod vector;
+mod work;
+
+pub use decode::{decode, CodeSource};
+pub use insn::{Insn, MAX_LENGTH};
+pub use ops::{Access, AccessKind, Backing, Effect, Feature, IoReply, Reply, Stop, Swap, VcpuOps};
+pub use outcome::{Bytes, Completed, Outcome, Shadow, SoftInterrupt, SoftKind, UserExit};
+pub use state::{ar, Cr, Mode, Regs, Segment, TableKind, TableReg, Width};
+pub use work::DATA_BYTES;
+
+use crate::addr::Gva;
+use crate::exception::Exception;
+use crate::regs::{cr4, dr, is_canonical, rflags, SegReg};
+
+use exec::{Exec, Flow};
+use work::{Answer, Wanted, Work};
+
+/// Why the emulator is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// An exit that hardware could not complete, or the force-emulation prefix: any instruction.
+    Exit,
+    /// Hardware raised #UD: only instructions that are emulated although the host lacks them; for others the #UD is
+    /// given to the guest.
+    UndefinedOpcode,
+}
+
+/// What the emulator waits for between two calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Nothing.
+    Idle,
+    /// The answer to a read; then the instruction is executed again in this mode.
+    Reading(Mode),
+    /// User space to take the queued writes of a committed instruction.
+    Writing,
+}
+
+/// The emulator of one vCPU, to be kept in the vCPU (about 2.5 KiB).
+#[derive(Debug)]
+pub struct Emulator {
+    insn: Insn,
+    phase: Phase,
+    data_len: u16,
+    work: Work,
+}
+
+impl Default for Emulator {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Instruction bytes at RIP through the guest's page tables.
+struct Code<'a> {
+    ops: &'a mut dyn VcpuOps,
+    start: u64,
+    /// Bytes from RIP to the end of the code segment.
+    room: u64,
+    long: bool,
+}
+
+impl CodeSource for Code<'_> {
+    fn more(&mut self, have: u8, buf: &mut [u8]) -> Reply<usize> {
+        let mut at = self.start.wrapping_add(u64::from(have));
+        if self.long {
+            if !is_canonical(at, 48)
+                && !(self.ops.cr(Cr::Cr4) & cr4::LA57 != 0 && is_canonical(at, 57))
+            {
+                return Err(Exception::GP0.into());
+            }
+        } else {
+            at &= 0xffff_ffff;
+        }
+        let at = Gva(at);
+        let room = self.room.saturating_sub(u64::from(have));
+        let most = room.min(at.bytes_to_page_end()).min(buf.len() as u64);
+        if most == 0 {
+            return Err(Exception::GP0.into());
+        }
+        match buf.get_mut(..most as usize) {
+            Some(buf) => self.ops.fetch(at, buf),
+            None => Err(Stop::Unhandled),
+        }
+    }
+}
+
+impl Emulator {
+    /// An emulator with nothing under way.
+    pub const fn new() -> Self {
+        Self {
+            insn: Insn::EMPTY,
+            phase: Phase::Idle,
+            data_len: 0,
+            work: Work::new(),
+        }
+    }
+
+    /// Fetches, decodes and executes the instruction at RIP. What an earlier call left under way is dropped.
+    pub fn start(&mut self, regs: &mut Regs, ops: &mut dyn VcpuOps, cause: Cause) -> Outcome {
+        self.phase = Phase::Idle;
+        self.work.reads.clear();
+        self.work.writes.clear();
+        self.work.port_out = None;
+        self.work.answer = Answer::None;
+        let mode = ops.mode();
+        let long = mode.is_long64();
+        let (start, room) = if long {
+            (regs.rip, u64::MAX)
+        } else {
+            let cs = ops.segment(SegReg::Cs);
+            let room = u64::from(cs.limit).wrapping_add(1).saturating_sub(regs.rip);
+            (cs.base.wrapping_add(regs.rip), room)
+        };
+        let mut code = Code {
+            ops,
+            start,
+            room,
+            long,
+        };
+        if let Err(stop) = decode(&mut self.insn, mode, &mut code) {
+            return self.stopped(stop, None);
+        }
+        if cause == Cause::UndefinedOpcode && !self.insn.entry.any(table::ON_UD) {
+            return Outcome::Inject(Exception::UD, None);
+        }
+        self.execute(regs, ops, mode)
+    }
+
+    /// Goes on after user space has served an [`Outcome::Exit`]; for a read, its data are in
+    /// [`Self::data_mut()`].
+    pub fn resume(&mut self, regs: &mut Regs, ops: &mut dyn VcpuOps) -> Outcome {
+        match self.phase {
+            Phase::Idle => Outcome::Drained,
+            Phase::Writing => self.next_write(None),
+            Phase::Reading(mode) => {
+                self.phase = Phase::Idle;
+                self.take_answer();
+                self.execute(regs, ops, mode)
+            }
+        }
+    }
+
+    /// Whether a user exit is to be followed by [`Self::resume()`].
+    #[inline]
+    pub fn is_pending(&self) -> bool {
+        self.phase != Phase::Idle
+    }
+
+    /// Forgets what is under way (vCPU reset, or user space refused an MSR access).
+    pub fn cancel(&mut self) {
+        self.phase = Phase::Idle;
+    }
+
+    /// The bytes of a [`UserExit::PioOut`].
+    pub fn data(&self) -> &[u8] {
+        self.work
+            .data
+            .get(..usize::from(self.data_len))
+            .unwrap_or_default()
+    }
+
+    /// Where the bytes that a read exit asks for are to be put.
+    pub fn data_mut(&mut self) -> &mut [u8] {
+        self.work
+            .data
+            .get_mut(..usize::from(self.data_len))
+            .unwrap_or_default()
+    }
+
+    /// The instruction that was decoded last.
+    #[inline]
+    pub fn insn(&self) -> &Insn {
+        &self.insn
+    }
+
+    /// Turns what user space has put into the buffer into an answer for the replay.
+    fn take_answer(&mut self) {
+        self.work.answer = Answer::None;
+        match self.work.wanted {
+            Wanted::Nothing => {}
+            Wanted::Mmio { gpa, len } => {
+                if let Some(data) = self.work.data.get(..usize::from(len)) {
+                    self.work.reads.record(gpa, data);
+                }
+            }
+            Wanted::Port(port) => self.work.answer = Answer::Port(port),
+            Wanted::ReadMsr(index) => {
+                let value = portio::little_endian(self.work.data.get(..8).unwrap_or_default());
+                self.work.answer = Answer::ReadMsr(index, value);
+            }
+            Wanted::WriteMsr(index, _) => self.work.answer = Answer::WriteMsr(index),
+        }
+        self.work.reads.rewind();
+    }
+
+    /// Executes the decoded instruction and commits.
+    fn execute(&mut self, regs: &mut Regs, ops: &mut dyn VcpuOps, mode: Mode) -> Outcome {
+        self.work.dirty = 0;
+        self.work.wanted = Wanted::Nothing;
+        let next = regs.rip.wrapping_add(u64::from(self.insn.length));
+        let mut exec = Exec {
+            insn: &self.insn,
+            regs,
+            ops,
+            work: &mut self.work,
+            mode,
+            rip: if mode.is_long64() {
+                next
+            } else {
+                next & 0xffff_ffff
+            },
+            rflags: regs.rflags & !rflags::RF,
+            shadow: Shadow::None,
+            trap: 0,
+            progress: false,
+        };
+        let result = exec.run();
+        let (rip, flags, shadow, trap, progress) =
+            (exec.rip, exec.rflags, exec.shadow, exec.trap, exec.progress);
+        match result {
+            Ok(Flow::Done) => {
+                let done = self.commit(regs, rip, flags, shadow, trap, false);
+                self.deliver(done)
+            }
+            Ok(Flow::More) => {
+                let flags = flags | (regs.rflags & rflags::RF);
+                let rip = regs.rip;
+                let done = self.commit(regs, rip, flags, shadow, trap, true);
+                self.deliver(done)
+            }
+            Ok(Flow::Soft(soft)) => Outcome::Soft(soft),
+            Err(stop) => {
+                let before = progress.then(|| {
+                    let flags = flags | (regs.rflags & rflags::RF);
+                    let rip = regs.rip;
+                    let mut done = self.commit(regs, rip, flags, Shadow::None, 0, true);
+                    done.trap = 0;
+                    done
+                });
+                if stop == Stop::User {
+                    self.phase = Phase::Reading(mode);
+                }
+                self.stopped(stop, before)
+            }
+        }
+    }
+
+    /// Makes the staged state the vCPU's.
+    fn commit(
+        &mut self,
+        regs: &mut Regs,
+        rip: u64,
+        flags: u64,
+        shadow: Shadow,
+        trap: u64,
+        more: bool,
+    ) -> Completed {
+        let mut left = self.work.dirty;
+        while left != 0 {
+            let r = left.trailing_zeros() as u8;
+            left &= left.wrapping_sub(1);
+            let value = self
+                .work
+                .gpr
+                .get(usize::from(r & 15))
+                .copied()
+                .unwrap_or_default();
+            regs.write(r, value);
+        }
+        // A single-step trap follows what TF was before the instruction.
+        let step = regs.rflags & rflags::TF != 0 && shadow != Shadow::MovSs;
+        let done = Completed {
+            gprs: self.work.dirty,
+            rflags: regs.rflags != flags,
+            shadow,
+            trap: trap | if step { dr::DR6_BS } else { 0 },
+            more,
+        };
+        regs.rip = rip;
+        regs.rflags = flags;
+        done
+    }
+
+    /// The outcome of a committed instruction: done, or its writes go to user space first.
+    #[inline]
+    fn deliver(&mut self, done: Completed) -> Outcome {
+        if self.work.writes.is_empty() && self.work.port_out.is_none() {
+            return Outcome::Completed(done);
+        }
+        self.phase = Phase::Writing;
+        self.next_write(Some(done))
+    }
+
+    /// The next queued write.
+    fn next_write(&mut self, done: Option<Completed>) -> Outcome {
+        if let Some(f) = self.work.writes.pop() {
+            let exit = UserExit::MmioWrite {
+                gpa: f.gpa,
+                len: f.len,
+                data: f.data,
+            };
+            return Outcome::Exit(exit, done);
+        }
+        if let Some(p) = self.work.port_out.take() {
+            self.data_len = (u32::from(p.size).wrapping_mul(p.count)) as u16;
+            let exit = UserExit::PioOut {
+                port: p.port,
+                size: p.size,
+                count: p.count,
+            };
+            return Outcome::Exit(exit, done);
+        }
+        self.phase = Phase::Idle;
+        Outcome::Drained
+    }
+
+    /// The outcome of an instruction that did not complete.
+    fn stopped(&mut self, stop: Stop, before: Option<Completed>) -> Outcome {
+        match (stop, before) {
+            // What stopped the next iteration will stop it again when it is the first.
+            (Stop::Retry | Stop::Unhandled | Stop::Shutdown, Some(done)) => {
+                return Outcome::Completed(done)
+            }
+            _ => {}
+        }
+        match stop {
+            Stop::Fault(e) => Outcome::Inject(e, before),
+            Stop::Retry => Outcome::Retry,
+            Stop::Shutdown => Outcome::Shutdown,
+            Stop::Unhandled => Outcome::Unhandled(Bytes {
+                len: self.insn.fetched,
+                bytes: self.insn.bytes,
+            }),
+            Stop::User => match self.wanted() {
+                Some(exit) => Outcome::Exit(exit, before),
+                None => Outcome::Unhandled(Bytes {
+                    len: self.insn.fetched,
+                    bytes: self.insn.bytes,
+                }),
+            },
+        }
+    }
+
+    /// The exit that the wish of the execution amounts to; sizes the buffer for it.
+    fn wanted(&mut self) -> Option<UserExit> {
+        let (len, exit) = match self.work.wanted {
+            Wanted::Nothing => {
+                self.phase = Phase::Idle;
+                return None;
+            }
+            Wanted::Mmio { gpa, len } => (u16::from(len), UserExit::MmioRead { gpa, len }),
+            Wanted::Port(p) => (
+                u32::from(p.size).wrapping_mul(p.count) as u16,
+                UserExit::PioIn {
+                    port: p.port,
+                    size: p.size,
+                    count: p.count,
+                },
+            ),
+            Wanted::ReadMsr(index) => (8, UserExit::ReadMsr { index }),
+            Wanted::WriteMsr(index, value) => (0, UserExit::WriteMsr { index, value }),
+        };
+        self.data_len = len;
+        Some(exit)
+    }
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Far control transfers.
+
+use crate::exception::Exception;
+use crate::regs::{rflags, SegReg};
+
+use super::exec::Exec;
+use super::ops::{Access, Reply, Stop};
+use super::state::{Mode, TableKind, Width};
+use super::table::{Loc, Op};
+
+impl Exec<'_> {
+    /// JMP far, CALL far, RET far, IRET.
+    pub(super) fn far_branch(&mut self, op: Op) -> Reply {
+        if !self.mode.is_real_like() {
+            return Err(Stop::Unhandled);
+        }
+        match op {
+            Op::RetFar | Op::Iret => self.real_return(op),
+            _ => self.real_far(op),
+        }
+    }
+
+    /// The target of a far JMP or CALL: offset and selector.
+    fn far_target(&mut self) -> Reply<(u64, u16)> {
+        if self.insn.entry.src == Loc::Imm {
+            return Ok((self.insn.imm, self.insn.imm2));
+        }
+        self.far_pointer(self.insn.width)
+    }
+
+    /// Far JMP and CALL in real and virtual-8086 mode.
+    fn real_far(&mut self, op: Op) -> Reply {
+        let width = self.insn.width;
+        let (offset, selector) = self.far_target()?;
+        let cs = self.real_segment(SegReg::Cs, selector);
+        if offset > u64::from(cs.limit) {
+            return Err(Exception::GP0.into());
+        }
+        if op == Op::CallFar {
+            let old = self.ops.segment(SegReg::Cs).selector;
+            let next = self.next_rip();
+            self.push(width, u64::from(old))?;
+            self.push(width, next)?;
+        }
+        self.ops.set_segment(SegReg::Cs, &cs);
+        self.rip = offset;
+        Ok(())
+    }
+
+    /// Far RET and IRET in real and virtual-8086 mode.
+    fn real_return(&mut self, op: Op) -> Reply {
+        let width = self.insn.width;
+        if op == Op::Iret && self.mode == Mode::Vm86 && self.iopl() < 3 {
+            return Err(Exception::GP0.into());
+        }
+        let offset = self.pop(width)?;
+        let selector = self.pop(width)? as u16;
+        let flags = if op == Op::Iret {
+            Some(self.pop(width)?)
+        } else {
+            self.add_to_stack_pointer(self.insn.imm);
+            None
+        };
+        let cs = self.real_segment(SegReg::Cs, selector);
+        if offset > u64::from(cs.limit) {
+            return Err(Exception::GP0.into());
+        }
+        if let Some(flags) = flags {
+            let all = rflags::CF
+                | rflags::PF
+                | rflags::AF
+                | rflags::ZF
+                | rflags::SF
+                | rflags::TF
+                | rflags::IF
+                | rflags::DF
+                | rflags::OF
+                | rflags::IOPL
+                | rflags::NT
+                | rflags::RF
+                | rflags::AC
+                | rflags::ID;
+            let mut change = if width == Width::B2 {
+                all & 0xffff
+            } else {
+                all
+            };
+            if self.mode == Mode::Vm86 {
+                change &= !rflags::IOPL;
+            }
+            self.rflags = (self.rflags & !change) | (flags & change);
+            self.ops.effect(super::ops::Effect::UnblockNmi)?;
+        }
+        self.ops.set_segment(SegReg::Cs, &cs);
+        self.rip = offset;
+        Ok(())
+    }
+
+    /// Delivers an interrupt through the real-mode vector table (SDM, "Interrupt and Exception Handling" in
+    /// "8086 Emulation").
+    pub(super) fn real_interrupt(&mut self, vector: u8) -> Reply {
+        let table = self.ops.table(TableKind::Idt);
+        let entry = u64::from(vector) << 2;
+        if entry.wrapping_add(3) > u64::from(table.limit) {
+            return Err(Exception::gp(u16::from(vector) << 3 | 2).into());
+        }
+        let at = crate::addr::Gva(table.base.wrapping_add(entry) & 0xffff_ffff);
+        let pointer = self.read_linear(at, Width::B4, Access::SYSTEM_READ)?;
+        let cs = self.real_segment(SegReg::Cs, (pointer >> 16) as u16);
+        let old = self.ops.segment(SegReg::Cs).selector;
+        let next = self.next_rip();
+        self.push(Width::B2, self.rflags)?;
+        self.push(Width::B2, u64::from(old))?;
+        self.push(Width::B2, next)?;
+        self.rflags &= !(rflags::IF | rflags::TF | rflags::AC | rflags::RF);
+        self.ops.set_segment(SegReg::Cs, &cs);
+        self.rip = pointer & 0xffff;
+        Ok(())
+    }
+
+    /// SYSCALL, SYSRET, SYSENTER, SYSEXIT.
+    pub(super) fn fast_call(&mut self, _op: Op) -> Reply {
+        Err(Stop::Unhandled)
+    }
+}

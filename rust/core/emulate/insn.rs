@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A decoded instruction: everything that follows from the bytes and the mode, nothing from the registers.
+
+use crate::regs::SegReg;
+
+use super::state::Width;
+use super::table::{Entry, Imm, Loc, Op};
+
+/// The longest instruction, in bytes (SDM, "Instruction Format").
+pub const MAX_LENGTH: usize = 15;
+
+/// A repeat prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rep {
+    /// None.
+    None,
+    /// F3: REP, REPE.
+    Rep,
+    /// F2: REPNE.
+    Repne,
+}
+
+/// The register part of an effective address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// Only the displacement.
+    None,
+    /// A general register.
+    Reg(u8),
+    /// RIP of the next instruction.
+    Rip,
+}
+
+/// What ModRM.rm names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rm {
+    /// A register.
+    Reg(u8),
+    /// Memory, by [`Insn::base`], [`Insn::index`], [`Insn::scale`] and [`Insn::disp`].
+    Mem,
+}
+
+/// The encoding that an instruction came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// Legacy prefixes, perhaps REX.
+    Legacy,
+    /// Two- or three-byte VEX.
+    Vex,
+    /// EVEX.
+    Evex,
+}
+
+/// A decoded instruction.
+#[derive(Clone, Copy, Debug)]
+pub struct Insn {
+    /// The bytes fetched so far.
+    pub bytes: [u8; MAX_LENGTH],
+    /// How many of them are valid.
+    pub fetched: u8,
+    /// Length in bytes.
+    pub length: u8,
+    /// The last opcode byte.
+    pub opcode: u8,
+    /// The row of the opcode table.
+    pub entry: Entry,
+    /// Operand width after prefixes and the entry's own rules.
+    pub width: Width,
+    /// Address width.
+    pub address: Width,
+    /// ModRM, or 0.
+    pub modrm: u8,
+    /// ModRM.reg with REX.R.
+    pub reg: u8,
+    /// What ModRM.rm names.
+    pub rm: Rm,
+    /// Base register of the memory operand.
+    pub base: Base,
+    /// Index register of the memory operand.
+    pub index: Option<u8>,
+    /// log2 of the factor of the index register.
+    pub scale: u8,
+    /// Displacement, sign-extended; the whole address of a moffs operand.
+    pub disp: u64,
+    /// Segment of the memory operand, override applied.
+    pub segment: SegReg,
+    /// Immediate, sign-extended as the opcode says.
+    pub imm: u64,
+    /// Second immediate: selector of a far pointer, level of ENTER.
+    pub imm2: u16,
+    /// LOCK prefix.
+    pub lock: bool,
+    /// Repeat prefix.
+    pub rep: Rep,
+    /// Operand-size prefix.
+    pub opsize_prefix: bool,
+    /// REX byte (0x40 to 0x4f) or 0; for VEX and EVEX the bits W, R, X, B in the same places.
+    pub rex: u8,
+    /// Encoding.
+    pub encoding: Encoding,
+    /// VEX.vvvv, not inverted.
+    pub vvvv: u8,
+    /// Vector length in bytes: 16, 32 or 64 (VEX.L, EVEX.L'L), 16 for legacy encodings.
+    pub vector_len: u8,
+    /// EVEX.aaa.
+    pub opmask: u8,
+    /// EVEX.z.
+    pub zeroing: bool,
+}
+
+impl Insn {
+    /// No instruction.
+    pub const EMPTY: Self = Self {
+        bytes: [0; MAX_LENGTH],
+        fetched: 0,
+        length: 0,
+        opcode: 0,
+        entry: Entry::of(Op::Undefined, Loc::None, Loc::None, Imm::None, 0),
+        width: Width::B4,
+        address: Width::B4,
+        modrm: 0,
+        reg: 0,
+        rm: Rm::Mem,
+        base: Base::None,
+        index: None,
+        scale: 0,
+        disp: 0,
+        segment: SegReg::Ds,
+        imm: 0,
+        imm2: 0,
+        lock: false,
+        rep: Rep::None,
+        opsize_prefix: false,
+        rex: 0,
+        encoding: Encoding::Legacy,
+        vvvv: 0,
+        vector_len: 16,
+        opmask: 0,
+        zeroing: false,
+    };
+
+    /// REX.W, VEX.W or EVEX.W.
+    #[inline]
+    pub const fn wide(&self) -> bool {
+        self.rex & 8 != 0
+    }
+
+    /// ModRM.mod.
+    #[inline]
+    pub const fn mode_bits(&self) -> u8 {
+        self.modrm >> 6
+    }
+}

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The three-byte opcode maps (0F 38 and 0F 3A): few rows are emulated, so they are functions and not arrays.
+
+use super::group::Group;
+use super::prefixed::Prefixed;
+use super::Op::*;
+use super::*;
+
+const fn pfx(p: Prefixed) -> Entry {
+    Entry::link(Op::Prefixed, p as u8, MODRM)
+}
+
+/// The row of 0F 38 `opcode`, for legacy encodings or for VEX and EVEX.
+pub const fn three_byte_38(opcode: u8, vex: bool) -> Entry {
+    match (opcode, vex) {
+        (0x2a, _) => pfx(Prefixed::Movntdqa),
+        (0x82, false) => pfx(Prefixed::Invpcid),
+        (0xf0, false) => pfx(Prefixed::MovbeLoad),
+        (0xf1, false) => pfx(Prefixed::MovbeStore),
+        (0xf5, false) => pfx(Prefixed::PdepPext),
+        (0xf6, false) => pfx(Prefixed::Adx),
+        (0xf8, false) => pfx(Prefixed::Movdir64b),
+        (0xf9, false) => ev_gv(Movdiri, MEM | NO16),
+        (0xf2, true) => gv_ev(Andn, VEX | L0 | VVVV),
+        (0xf3, true) => Entry::link(Op::Group, Group::G17 as u8, MODRM),
+        (0xf5, true) => pfx(Prefixed::Bzhi),
+        (0xf6, true) => pfx(Prefixed::Mulx),
+        (0xf7, true) => pfx(Prefixed::ShiftX),
+        _ => NI_M,
+    }
+}
+
+/// The row of 0F 3A `opcode`, for legacy encodings or for VEX and EVEX.
+pub const fn three_byte_3a(opcode: u8, vex: bool) -> Entry {
+    match (opcode, vex) {
+        (0xf0, true) => Entry::of(Rorx, Loc::Reg, Loc::Rm, Imm::U8, MODRM | VEX | L0),
+        _ => Entry::of(NotImplemented, Loc::None, Loc::None, Imm::U8, MODRM),
+    }
+}
