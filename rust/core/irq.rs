@@ -11,7 +11,10 @@
 pub mod ioapic;
 pub mod lapic;
 pub mod map;
+pub mod msi;
 pub mod pic;
+pub mod pit;
+pub mod routing;
 
 /// vCPU ids and APIC ids are below this (KVM_MAX_VCPU_IDS).
 pub const MAX_VCPU_IDS: usize = 4096;

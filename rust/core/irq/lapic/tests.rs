@@ -295,6 +295,19 @@ fn every_divider() {
 }
 
 #[test]
+fn a_new_divider_stretches_what_is_left() {
+    let mut a = enabled();
+    let _ = write(&mut a, Reg::TIMER_DIVIDE, 0xb, at(0));
+    let _ = write(&mut a, Reg::TIMER_INITIAL, 1001, at(0));
+    assert!(write(&mut a, Reg::TIMER_DIVIDE, 1, at(500)).timer);
+    assert_eq!(a.alarm(), Alarm::AtNs(500 + 501 * 4));
+    assert_eq!(read(&mut a, Reg::TIMER_CURRENT, at(500)), 501);
+    assert!(!write(&mut a, Reg::TIMER_DIVIDE, 1, at(600)).timer);
+    assert!(write(&mut a, Reg::TIMER_DIVIDE, 0, at(500)).timer);
+    assert_eq!(a.alarm(), Alarm::AtNs(500 + 501 * 2));
+}
+
+#[test]
 fn lint0_leads_to_pic_or_nmi() {
     let mut a = enabled();
     let _ = write(

@@ -218,11 +218,11 @@ impl<S: Deref<Target = Shared>> Lapic<S> {
         self.set_period(self.reg(Reg::TIMER_INITIAL));
         if let Some(target) = self.timer.target_ns {
             let now = clock.ns();
-            let remaining = u128::from(target.saturating_sub(now));
+            let remaining = target.saturating_sub(now);
+            // It saturates after years only.
             let scaled = remaining
-                .wrapping_shl(self.timer.shift)
-                .wrapping_shr(old)
-                .min(u128::from(u64::MAX)) as u64;
+                .saturating_mul(1u64.wrapping_shl(self.timer.shift))
+                .wrapping_shr(old);
             self.timer.target_ns = Some(now.saturating_add(scaled));
         }
         true
