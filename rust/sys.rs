@@ -13,6 +13,7 @@ pub(crate) mod restricted;
 pub(crate) mod uabi;
 pub(crate) mod vmx;
 pub(crate) mod page;
+pub(crate) mod trace;
 pub(crate) mod wait;
 pub(crate) mod hrtimer;
 pub(crate) mod clock;
