@@ -23,6 +23,16 @@ fn main() {
     run("as", &["--32", "-o", &object, "boot/boot.S"]);
     run(
         "ld",
-        &["-m", "elf_i386", "-Ttext", "0x7c00", "--oformat", "binary", "-o", &flat, &object],
+        &[
+            "-m",
+            "elf_i386",
+            "-Ttext",
+            "0x7c00",
+            "--oformat",
+            "binary",
+            "-o",
+            &flat,
+            &object,
+        ],
     );
 }

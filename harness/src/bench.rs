@@ -50,10 +50,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let tasks = [Device::Rkvm, Device::Kvm].map(|device| Task {
         name: format!("bench-{device}"),
         device,
-        timeout: u32::try_from(args.timeout).unwrap_or(u32::MAX).saturating_mul(4),
+        timeout: u32::try_from(args.timeout)
+            .unwrap_or(u32::MAX)
+            .saturating_mul(4),
         argv: argv.clone(),
     });
-    let limits = Limits { boot: Duration::from_secs(180), task: Duration::from_secs(args.timeout) };
+    let limits = Limits {
+        boot: Duration::from_secs(180),
+        task: Duration::from_secs(args.timeout),
+    };
     let folder = new_folder(&paths.cache.join("run"), "bench")?;
     let vmlinux = args.machine.vmlinux(&paths)?;
     let images = (vmlinux.as_path(), set.archive()?);
@@ -81,7 +86,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     for (task, log) in tasks.iter().zip(&boot.tasks) {
         if log.outcome != Some(Outcome::Exit(0)) || !log.kernel.is_empty() {
             println!("{} failed ({:?}):", task.name, log.outcome);
-            log.output.iter().chain(&log.kernel).for_each(|line| println!("  | {line}"));
+            log.output
+                .iter()
+                .chain(&log.kernel)
+                .for_each(|line| println!("  | {line}"));
             status = ExitCode::FAILURE;
         }
     }
@@ -109,7 +117,10 @@ fn results(output: &[String]) -> Vec<(&str, f64)> {
 
 fn table(rkvm: &[String], kvm: &[String]) {
     let reference: BTreeMap<&str, f64> = results(kvm).into_iter().collect();
-    println!("{:36} {:>10} {:>10} {:>7}", "ticks for each (instructions)", "rkvm", "C KVM", "ratio");
+    println!(
+        "{:36} {:>10} {:>10} {:>7}",
+        "ticks for each (instructions)", "rkvm", "C KVM", "ratio"
+    );
     for (name, ticks) in results(rkvm) {
         match reference.get(name) {
             Some(other) => println!("{name:36} {ticks:10.0} {other:10.0} {:7.2}", ticks / other),

@@ -116,9 +116,9 @@ impl Test {
                 return Ok(());
             }
             match word.split_once('=') {
-                Some((key, value)) => {
-                    self.set(key, value).with_context(|| format!("test {}", self.name))?
-                }
+                Some((key, value)) => self
+                    .set(key, value)
+                    .with_context(|| format!("test {}", self.name))?,
                 None => {
                     self.about = rest.into();
                     return Ok(());
@@ -144,7 +144,11 @@ fn programs(paths: &Paths) -> Result<Vec<Test>> {
     let program = paths.bin.join("rkvm-selftest");
     let output = Command::new(&program).arg("--list").output();
     let output = output.with_context(|| format!("{} does not start", program.display()))?;
-    ensure!(output.status.success(), "rkvm-selftest --list failed: {}", output.status);
+    ensure!(
+        output.status.success(),
+        "rkvm-selftest --list failed: {}",
+        output.status
+    );
     parse_list(&String::from_utf8_lossy(&output.stdout))
 }
 
@@ -172,7 +176,9 @@ fn scripts(checkout: &Path) -> Result<Vec<Test>> {
         let text = fs::read_to_string(folder.join(format!("{name}.sh")))?;
         let path = format!("/tests/{name}.sh");
         let mut test = Test::new(name, &["/bin/sh", &path]);
-        let described = text.lines().find_map(|line| line.strip_prefix("# rkvm-test:"));
+        let described = text
+            .lines()
+            .find_map(|line| line.strip_prefix("# rkvm-test:"));
         test.describe(described.with_context(|| format!("{name}.sh has no line # rkvm-test:"))?)?;
         tests.push(test);
     }
@@ -185,7 +191,8 @@ mod tests {
 
     #[test]
     fn a_list_with_properties() {
-        let tests = parse_list("hlt cpus=2 timeout=30 -- HLT and wake-ups\nplain  just text\n").unwrap();
+        let tests =
+            parse_list("hlt cpus=2 timeout=30 -- HLT and wake-ups\nplain  just text\n").unwrap();
         assert_eq!(tests[0].needs.cpus, 2);
         assert_eq!(tests[0].timeout, 30);
         assert_eq!(tests[0].about, "HLT and wake-ups");

@@ -61,10 +61,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         timeout: u32::try_from(args.timeout)?.saturating_mul(4),
         argv: vec!["/bin/sh".into(), "/job.sh".into()],
     };
-    let limits = Limits { boot: Duration::from_secs(180), task: Duration::from_secs(args.timeout) };
+    let limits = Limits {
+        boot: Duration::from_secs(180),
+        task: Duration::from_secs(args.timeout),
+    };
     let folder = new_folder(&paths.cache.join("run"), "run")?;
     let vmlinux = args.machine.vmlinux(&paths)?;
-    println!("powering on a machine with {} CPUs, {} MiB", args.machine.cpus, args.machine.mem);
+    println!(
+        "powering on a machine with {} CPUs, {} MiB",
+        args.machine.cpus, args.machine.mem
+    );
     let mut done = false;
     let boot = session::boot(
         &args.machine.config(),
@@ -78,11 +84,17 @@ pub fn run(args: &Args) -> Result<ExitCode> {
                 done |= text.starts_with("GUEST-DONE");
                 println!("guest | {text}");
             }
-            Line::Report(report) => println!("harness | {}", report.to_string().trim_start_matches('\x01')),
+            Line::Report(report) => println!(
+                "harness | {}",
+                report.to_string().trim_start_matches('\x01')
+            ),
         },
     )?;
     if let Fate::Hung(why) | Fate::Crashed(why) = &boot.fate {
-        println!("the machine failed: {why}; its logs are in {}", paths.shown(&folder));
+        println!(
+            "the machine failed: {why}; its logs are in {}",
+            paths.shown(&folder)
+        );
         return Ok(ExitCode::FAILURE);
     }
     std::fs::remove_dir_all(&folder)?;

@@ -54,7 +54,11 @@ pub fn write(path: &Path, vmlinux: &[u8], initramfs: &[&[u8]], cmdline: &str) ->
         for (offset, length, zero) in zero_runs(bytes) {
             let sectors = length.div_ceil(SECTOR) as u32;
             let dest = u32::try_from(segment.paddr as usize + offset)?;
-            extents.push(Extent { lba: if zero { 0 } else { lba }, sectors, dest });
+            extents.push(Extent {
+                lba: if zero { 0 } else { lba },
+                sectors,
+                dest,
+            });
             if !zero {
                 data.push(&bytes[offset..offset + length]);
                 lba += sectors;
@@ -63,13 +67,24 @@ pub fn write(path: &Path, vmlinux: &[u8], initramfs: &[&[u8]], cmdline: &str) ->
         let rest = (segment.mem_size - segment.file_size) as usize;
         if rest > 0 {
             let dest = u32::try_from(segment.paddr + segment.file_size)?;
-            extents.push(Extent { lba: 0, sectors: rest.div_ceil(SECTOR) as u32, dest });
+            extents.push(Extent {
+                lba: 0,
+                sectors: rest.div_ceil(SECTOR) as u32,
+                dest,
+            });
         }
-        ensure!(segment.paddr + segment.mem_size <= u64::from(INITRD), "the kernel is too large");
+        ensure!(
+            segment.paddr + segment.mem_size <= u64::from(INITRD),
+            "the kernel is too large"
+        );
     }
     let initrd_size: usize = initramfs.iter().map(|part| part.len()).sum();
     let initrd_sectors = initrd_size.div_ceil(SECTOR) as u32;
-    extents.push(Extent { lba, sectors: initrd_sectors, dest: INITRD });
+    extents.push(Extent {
+        lba,
+        sectors: initrd_sectors,
+        dest: INITRD,
+    });
 
     let params = params(kernel.entry, &extents, initrd_size as u64, cmdline)?;
     let mut out = File::create(path).with_context(|| format!("creating {}", path.display()))?;
@@ -109,21 +124,35 @@ fn params(entry: u32, extents: &[Extent], initrd_size: u64, cmdline: &str) -> Re
     put(&mut block, START_INFO, &HVM_START_MAGIC.to_le_bytes());
     put(&mut block, START_INFO + 0x04, &1u32.to_le_bytes());
     put(&mut block, START_INFO + 0x0c, &1u32.to_le_bytes());
-    put(&mut block, START_INFO + 0x10, &address(MODLIST).to_le_bytes());
-    put(&mut block, START_INFO + 0x18, &address(CMDLINE).to_le_bytes());
+    put(
+        &mut block,
+        START_INFO + 0x10,
+        &address(MODLIST).to_le_bytes(),
+    );
+    put(
+        &mut block,
+        START_INFO + 0x18,
+        &address(CMDLINE).to_le_bytes(),
+    );
     put(&mut block, START_INFO + 0x28, &MEMMAP.to_le_bytes());
     put(&mut block, MODLIST, &u64::from(INITRD).to_le_bytes());
     put(&mut block, MODLIST + 8, &initrd_size.to_le_bytes());
 
     let table = EXTENTS + extents.len() * 12;
-    ensure!(table + 12 <= CMDLINE, "the kernel falls into too many extents");
+    ensure!(
+        table + 12 <= CMDLINE,
+        "the kernel falls into too many extents"
+    );
     for (index, extent) in extents.iter().enumerate() {
         let at = EXTENTS + index * 12;
         put(&mut block, at, &extent.lba.to_le_bytes());
         put(&mut block, at + 4, &extent.sectors.to_le_bytes());
         put(&mut block, at + 8, &extent.dest.to_le_bytes());
     }
-    ensure!(CMDLINE + cmdline.len() < block.len(), "the kernel command line is too long");
+    ensure!(
+        CMDLINE + cmdline.len() < block.len(),
+        "the kernel command line is too long"
+    );
     put(&mut block, CMDLINE, cmdline.as_bytes());
     Ok(block)
 }

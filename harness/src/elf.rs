@@ -127,7 +127,12 @@ mod tests {
     fn segments_and_entry_are_found() {
         let kernel = Kernel::parse(&image(b"Xen\0")).unwrap();
         assert_eq!(kernel.entry, 0x1234_5678);
-        let segment = Segment { offset: 0, paddr: 0x0100_0000, file_size: 8, mem_size: 16 };
+        let segment = Segment {
+            offset: 0,
+            paddr: 0x0100_0000,
+            file_size: 8,
+            mem_size: 16,
+        };
         assert_eq!(kernel.segments, [segment]);
     }
 

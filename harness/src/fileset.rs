@@ -44,7 +44,9 @@ impl FileSet {
 
     /// The usual folders, a console node, busybox under all its names.
     pub fn busybox(&mut self) -> Result<()> {
-        for dir in ["dev", "proc", "sys", "tmp", "run", "root", "etc", "mnt", "usr/bin", "usr/lib"] {
+        for dir in [
+            "dev", "proc", "sys", "tmp", "run", "root", "etc", "mnt", "usr/bin", "usr/lib",
+        ] {
             self.dir(dir);
         }
         for (link, target) in [
@@ -54,17 +56,24 @@ impl FileSet {
             ("lib", "usr/lib"),
             ("lib64", "usr/lib64"),
         ] {
-            self.entries.insert(link.into(), Entry::Symlink(target.into()));
+            self.entries
+                .insert(link.into(), Entry::Symlink(target.into()));
         }
         self.dir("usr/lib64");
         self.entries.insert("dev/console".into(), Entry::Char(5, 1));
-        self.bytes("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n".to_vec());
+        self.bytes(
+            "etc/passwd",
+            0o644,
+            b"root:x:0:0:root:/root:/bin/sh\n".to_vec(),
+        );
         self.bytes("etc/group", 0o644, b"root:x:0:\n".to_vec());
         let busybox = find_busybox()?;
         self.file(&busybox, "usr/bin/busybox")?;
         for applet in applets(&busybox)? {
-            self.entries
-                .insert(format!("usr/bin/{applet}"), Entry::Symlink("busybox".into()));
+            self.entries.insert(
+                format!("usr/bin/{applet}"),
+                Entry::Symlink("busybox".into()),
+            );
         }
         Ok(())
     }
@@ -110,7 +119,10 @@ impl FileSet {
             let entry = entry?;
             let name = entry.file_name();
             let name = name.to_str().context("a file name is no UTF-8")?;
-            self.tree(&entry.path(), &format!("{}/{name}", dest.trim_end_matches('/')))?;
+            self.tree(
+                &entry.path(),
+                &format!("{}/{name}", dest.trim_end_matches('/')),
+            )?;
         }
         Ok(())
     }
@@ -120,11 +132,18 @@ impl FileSet {
         if !is_dynamic(program)? {
             return Ok(());
         }
-        let output = Command::new("ldd").arg(program).output().context("running ldd")?;
+        let output = Command::new("ldd")
+            .arg(program)
+            .output()
+            .context("running ldd")?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         for line in text.lines() {
             let line = line.trim();
-            ensure!(!line.ends_with("not found"), "{}: {line}", program.display());
+            ensure!(
+                !line.ends_with("not found"),
+                "{}: {line}",
+                program.display()
+            );
             let path = line.split(" => ").last().unwrap_or(line);
             let path = path.split(" (").next().unwrap_or(path);
             if path.starts_with('/') {
@@ -155,7 +174,10 @@ impl FileSet {
                 bytes = filter(&["xz", "-dc"], &bytes)?;
             }
             self.bytes(&format!("{folder}/{plain}"), 0o644, bytes);
-            let needs: Vec<&str> = table[path].iter().map(|p| p.trim_end_matches(".xz")).collect();
+            let needs: Vec<&str> = table[path]
+                .iter()
+                .map(|p| p.trim_end_matches(".xz"))
+                .collect();
             dep.push_str(&format!("{plain}: {}\n", needs.join(" ")));
         }
         self.bytes(&format!("{folder}/modules.dep"), 0o644, dep.into_bytes());
@@ -172,7 +194,9 @@ impl FileSet {
                 Entry::Dir => archive.add(path, 0o755, &Node::Dir)?,
                 Entry::Bytes(mode, bytes) => archive.add(path, *mode, &Node::File(bytes))?,
                 Entry::Symlink(target) => archive.add(path, 0o777, &Node::Symlink(target))?,
-                Entry::Char(major, minor) => archive.add(path, 0o600, &Node::Char(*major, *minor))?,
+                Entry::Char(major, minor) => {
+                    archive.add(path, 0o600, &Node::Char(*major, *minor))?
+                }
             }
         }
         Ok(archive.finish()?)
@@ -213,9 +237,16 @@ fn find_busybox() -> Result<PathBuf> {
 }
 
 fn applets(busybox: &Path) -> Result<Vec<String>> {
-    let output = Command::new(busybox).arg("--list").output().context("running busybox")?;
+    let output = Command::new(busybox)
+        .arg("--list")
+        .output()
+        .context("running busybox")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok(text.lines().filter(|name| *name != "busybox").map(String::from).collect())
+    Ok(text
+        .lines()
+        .filter(|name| *name != "busybox")
+        .map(String::from)
+        .collect())
 }
 
 /// Reads modules.dep; paths are relative to the kernel's module folder.
@@ -223,13 +254,23 @@ fn read_dependencies(paths: &Paths) -> Result<BTreeMap<String, Vec<String>>> {
     let file = paths.modules.join("modules.dep");
     if !file.exists() {
         let base = paths.stock.join("usr");
-        let status = Command::new("depmod").arg("-b").arg(base).arg(&paths.release).status();
-        ensure!(status.context("running depmod (package kmod)")?.success(), "depmod failed");
+        let status = Command::new("depmod")
+            .arg("-b")
+            .arg(base)
+            .arg(&paths.release)
+            .status();
+        ensure!(
+            status.context("running depmod (package kmod)")?.success(),
+            "depmod failed"
+        );
     }
     let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
     let parse = |line: &str| {
         let (path, needs) = line.split_once(':')?;
-        Some((path.to_string(), needs.split_whitespace().map(String::from).collect()))
+        Some((
+            path.to_string(),
+            needs.split_whitespace().map(String::from).collect(),
+        ))
     };
     Ok(text.lines().filter_map(parse).collect())
 }
@@ -252,7 +293,8 @@ mod tests {
     fn files_are_put_behind_links_of_the_tree() {
         let mut set = FileSet::default();
         set.dir("usr/lib");
-        set.entries.insert("lib".into(), Entry::Symlink("usr/lib".into()));
+        set.entries
+            .insert("lib".into(), Entry::Symlink("usr/lib".into()));
         set.bytes("/lib/x86_64/libc.so.6", 0o644, vec![1]);
         assert!(set.entries.contains_key("usr/lib/x86_64/libc.so.6"));
         assert!(set.entries.contains_key("usr/lib/x86_64"));
@@ -260,7 +302,10 @@ mod tests {
 
     #[test]
     fn module_names_are_compared_as_the_kernel_does() {
-        assert_eq!(module_name("kernel/arch/x86/kvm/kvm-intel.ko.xz"), normal("kvm_intel"));
+        assert_eq!(
+            module_name("kernel/arch/x86/kvm/kvm-intel.ko.xz"),
+            normal("kvm_intel")
+        );
         assert_eq!(module_name("a/b/irqbypass.ko"), "irqbypass");
     }
 }

@@ -25,10 +25,10 @@ mount -t tmpfs tmpfs /tmp
 echo "GUEST-UP $(uname -r) cpus=$(grep -c ^processor /proc/cpuinfo)"
 interrupts() { awk '{ for (i = 2; i <= NF; i++) if ($i ~ /^[0-9]+$/) n += $i } END { print n }' /proc/interrupts; }
 before=$(interrupts)
-dd if=/dev/zero of=/tmp/a bs=64k count=64 2>/dev/null
+dd if=/dev/zero of=/tmp/a bs=64k count=16 2>/dev/null
 sum=$(md5sum </tmp/a)
 i=0
-while [ $i -lt 20 ]; do (cat /tmp/a | wc -c >/dev/null) & i=$((i + 1)); done
+while [ $i -lt 8 ]; do (head -c 128k /tmp/a | md5sum >/dev/null) & i=$((i + 1)); done
 wait
 [ "$(md5sum </tmp/a)" = "$sum" ] && echo "GUEST-MEMORY good ${sum%% *}"
 [ "$(interrupts)" -gt "$before" ] && echo "GUEST-INTERRUPTS good"
@@ -49,7 +49,10 @@ pub fn add(set: &mut FileSet, paths: &Paths, name: &str) -> Result<()> {
         }
         "vmlinuz" => set.file(&paths.modules.join("vmlinuz"), "/guest/vmlinuz")?,
         "qemu" => {
-            set.tree(Path::new("/usr/bin/qemu-system-x86_64"), "/usr/bin/qemu-system-x86_64")?;
+            set.tree(
+                Path::new("/usr/bin/qemu-system-x86_64"),
+                "/usr/bin/qemu-system-x86_64",
+            )?;
             for firmware in [
                 "qemu/bios-microvm.bin",
                 "qemu/kvmvapic.bin",
@@ -62,7 +65,10 @@ pub fn add(set: &mut FileSet, paths: &Paths, name: &str) -> Result<()> {
                 let path = Path::new("/usr/share").join(firmware);
                 if path.exists() {
                     let name = path.file_name().context("a firmware has no name")?;
-                    set.file(&path, &format!("/usr/share/qemu/{}", name.to_string_lossy()))?;
+                    set.file(
+                        &path,
+                        &format!("/usr/share/qemu/{}", name.to_string_lossy()),
+                    )?;
                 }
             }
         }
@@ -71,7 +77,7 @@ pub fn add(set: &mut FileSet, paths: &Paths, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Initramfs of a guest: busybox and [`GUEST_INIT`].
+/// Initramfs of a guest: busybox and the script above.
 pub fn initrd() -> Result<Vec<u8>> {
     let mut set = FileSet::default();
     set.busybox()?;
@@ -84,7 +90,11 @@ pub fn add_tests(set: &mut FileSet, paths: &Paths, checkout: &Path, module: &Pat
     for program in ["rkvm-selftest", "rkvm-bench", "rkvm-vmm"] {
         set.file(&paths.bin.join(program), &format!("/usr/bin/{program}"))?;
     }
-    ensure!(module.exists(), "no {} (make modules builds it)", module.display());
+    ensure!(
+        module.exists(),
+        "no {} (make modules builds it)",
+        module.display()
+    );
     set.bytes("/rkvm.ko", 0o644, stripped(module, paths)?);
     set.modules(paths, &["kvm_intel".into()])?;
     set.tree(&checkout.join("selftests/machine"), "/tests")
@@ -95,8 +105,15 @@ pub fn stripped(module: &Path, paths: &Paths) -> Result<Vec<u8>> {
     let folder = new_folder(&paths.cache.join("run"), "strip")?;
     let plain = folder.join("plain.ko");
     let mut command = Command::new("objcopy");
-    let status = command.arg("--strip-debug").arg(module).arg(&plain).status();
-    ensure!(status.context("objcopy does not start")?.success(), "objcopy failed");
+    let status = command
+        .arg("--strip-debug")
+        .arg(module)
+        .arg(&plain)
+        .status();
+    ensure!(
+        status.context("objcopy does not start")?.success(),
+        "objcopy failed"
+    );
     let bytes = fs::read(&plain)?;
     fs::remove_dir_all(folder)?;
     Ok(bytes)

@@ -63,7 +63,11 @@ pub struct Task {
 impl fmt::Display for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let argv = self.argv.join(" ");
-        write!(f, "task {} {} {} {argv}", self.name, self.device, self.timeout)
+        write!(
+            f,
+            "task {} {} {} {argv}",
+            self.name, self.device, self.timeout
+        )
     }
 }
 

@@ -62,17 +62,25 @@ fn unpack(image: &[u8]) -> Result<Vec<u8>> {
         let bytes = image.get(at..at + 4).context("cut short")?;
         Ok(u32::from_le_bytes(bytes.try_into()?) as usize)
     };
-    ensure!(image.get(0x202..0x206) == Some(b"HdrS"), "this is no bzImage");
+    ensure!(
+        image.get(0x202..0x206) == Some(b"HdrS"),
+        "this is no bzImage"
+    );
     let setup_sectors = usize::from(*image.get(0x1f1).context("cut short")?).max(4);
     let start = (setup_sectors + 1) * 512 + word(0x248)?;
     // The last four bytes of the payload are its unpacked size.
-    let payload = image.get(start..start + word(0x24c)? - 4).context("the payload is cut short")?;
+    let payload = image
+        .get(start..start + word(0x24c)? - 4)
+        .context("the payload is cut short")?;
     for (magic, command) in UNPACKERS {
         if payload.starts_with(magic) {
             return filter(command, payload);
         }
     }
-    bail!("unknown compression {:02x?}", &payload[..payload.len().min(6)]);
+    bail!(
+        "unknown compression {:02x?}",
+        &payload[..payload.len().min(6)]
+    );
 }
 
 /// Runs `input` through a program.
@@ -90,6 +98,10 @@ pub fn filter(command: &[&str], input: &[u8]) -> Result<Vec<u8>> {
         scope.spawn(move || stdin.write_all(input));
         child.wait_with_output()
     })?;
-    ensure!(output.status.success(), "{program} failed: {}", output.status);
+    ensure!(
+        output.status.success(),
+        "{program} failed: {}",
+        output.status
+    );
     Ok(output.stdout)
 }

@@ -106,7 +106,13 @@ impl Machine {
             .spawn()
             .with_context(|| format!("{:?} does not start", command.get_program()))?;
         let folder = folder.to_path_buf();
-        Ok(Machine { child, started: Instant::now(), ports, folder, ended: None })
+        Ok(Machine {
+            child,
+            started: Instant::now(),
+            ports,
+            folder,
+            ended: None,
+        })
     }
 
     /// Waits until a port says something, the machine ends or `patience` is over, and returns what came.
@@ -124,7 +130,10 @@ impl Machine {
                     .ports
                     .each_ref()
                     .map(|(_, pipe, _)| PollFd::new(pipe.as_fd(), PollFlags::POLLIN));
-                match poll(&mut fds, u16::try_from(left.as_millis()).unwrap_or(u16::MAX)) {
+                match poll(
+                    &mut fds,
+                    u16::try_from(left.as_millis()).unwrap_or(u16::MAX),
+                ) {
                     Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                     Err(e) => return Err(e).context("polling the serial ports"),
                 }
@@ -178,7 +187,13 @@ impl Machine {
             self.child.kill()?;
             self.ended = Some(self.child.wait()?);
         }
-        for name in ["disk.img", "disk.img.lock", "initrd", "console.pipe", "data.pipe"] {
+        for name in [
+            "disk.img",
+            "disk.img.lock",
+            "initrd",
+            "console.pipe",
+            "data.pipe",
+        ] {
             match fs::remove_file(self.folder.join(name)) {
                 Err(e) if e.kind() != ErrorKind::NotFound => return Err(e.into()),
                 _ => {}
@@ -206,7 +221,11 @@ fn open_port(folder: &Path, port: Port, name: &str) -> Result<(Port, File, File)
         .write(true)
         .custom_flags(OFlag::O_NONBLOCK.bits())
         .open(&path)?;
-    Ok((port, pipe, File::create(folder.join(format!("{name}.log")))?))
+    Ok((
+        port,
+        pipe,
+        File::create(folder.join(format!("{name}.log")))?,
+    ))
 }
 
 /// Everything that is in a pipe now.
@@ -239,15 +258,21 @@ fn cmdline(config: &Config) -> String {
     line
 }
 
-fn bochs(
-    config: &Config,
-    vmlinux: &Path,
-    initramfs: &[&[u8]],
-    folder: &Path,
-) -> Result<Command> {
+fn bochs(config: &Config, vmlinux: &Path, initramfs: &[&[u8]], folder: &Path) -> Result<Command> {
     let kernel = fs::read(vmlinux).with_context(|| format!("reading {}", vmlinux.display()))?;
-    disk::write(&folder.join("disk.img"), &kernel, initramfs, &cmdline(config))?;
-    let Config { cpus, mem, ips, model, .. } = config;
+    disk::write(
+        &folder.join("disk.img"),
+        &kernel,
+        initramfs,
+        &cmdline(config),
+    )?;
+    let Config {
+        cpus,
+        mem,
+        ips,
+        model,
+        ..
+    } = config;
     let at = folder.display();
     // Bochs takes no more than 2 GiB at once; what the machine touches over that goes to a file.
     let host = mem.min(&2048);
@@ -278,12 +303,7 @@ debug: action=ignore
     Ok(command)
 }
 
-fn qemu(
-    config: &Config,
-    vmlinux: &Path,
-    initramfs: &[&[u8]],
-    folder: &Path,
-) -> Result<Command> {
+fn qemu(config: &Config, vmlinux: &Path, initramfs: &[&[u8]], folder: &Path) -> Result<Command> {
     let mut command = Command::new("qemu-system-x86_64");
     if config.backend == Backend::Qemu {
         let nested = fs::read_to_string("/sys/module/kvm_intel/parameters/nested");
@@ -298,13 +318,26 @@ fn qemu(
     }
     let initrd = folder.join("initrd");
     fs::write(&initrd, initramfs.concat())?;
-    command.args(["-machine", "q35", "-display", "none", "-no-reboot", "-nodefaults"]);
+    command.args([
+        "-machine",
+        "q35",
+        "-display",
+        "none",
+        "-no-reboot",
+        "-nodefaults",
+    ]);
     command.arg("-smp").arg(config.cpus.to_string());
     command.arg("-m").arg(config.mem.to_string());
-    command.arg("-kernel").arg(vmlinux).arg("-initrd").arg(initrd);
+    command
+        .arg("-kernel")
+        .arg(vmlinux)
+        .arg("-initrd")
+        .arg(initrd);
     command.arg("-append").arg(cmdline(config));
     for name in ["console", "data"] {
-        command.arg("-serial").arg(format!("file:{}/{name}.pipe", folder.display()));
+        command
+            .arg("-serial")
+            .arg(format!("file:{}/{name}.pipe", folder.display()));
     }
     Ok(command)
 }

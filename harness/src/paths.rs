@@ -31,19 +31,30 @@ pub struct Paths {
 impl Paths {
     /// Finds the folders from `RKVM_CACHE`, `RKVM_STOCK` and `RKVM_BIN`.
     pub fn find() -> Result<Paths> {
-        let var = |name: &str, default: &str| PathBuf::from(env::var(name).unwrap_or(default.into()));
+        let var =
+            |name: &str, default: &str| PathBuf::from(env::var(name).unwrap_or(default.into()));
         let cache = var("RKVM_CACHE", "/cache");
         let stock = var("RKVM_STOCK", "/kernel/stock-cloud");
         let versions = stock.join("usr/lib/modules");
         let release = only_entry(&versions).with_context(|| {
-            format!("no kernel under {} (run scripts/setup first)", versions.display())
+            format!(
+                "no kernel under {} (run scripts/setup first)",
+                versions.display()
+            )
         })?;
         let own = env::current_exe().context("finding the harness's own folder")?;
         let beside = own.parent().unwrap_or(Path::new("/")).to_path_buf();
         let bin = env::var("RKVM_BIN").map_or(beside, PathBuf::from);
         let cache_outside = env::var("RKVM_CACHE_OUTSIDE").map_or(cache.clone(), PathBuf::from);
         let modules = versions.join(&release);
-        Ok(Paths { cache, stock, modules, release, cache_outside, bin })
+        Ok(Paths {
+            cache,
+            stock,
+            modules,
+            release,
+            cache_outside,
+            bin,
+        })
     }
 
     /// A path in the cache as it is named outside the environment.
@@ -78,6 +89,10 @@ fn only_entry(folder: &Path) -> Result<String> {
     for entry in fs::read_dir(folder)? {
         names.push(entry?.file_name().to_string_lossy().into_owned());
     }
-    anyhow::ensure!(names.len() == 1, "expected one entry, found {}", names.len());
+    anyhow::ensure!(
+        names.len() == 1,
+        "expected one entry, found {}",
+        names.len()
+    );
     names.pop().context("the folder is empty")
 }

@@ -170,20 +170,16 @@ impl Session<'_> {
                 partial.push(byte);
                 continue;
             }
-            let line = String::from_utf8_lossy(&partial).trim_end_matches('\r').to_string();
+            let line = String::from_utf8_lossy(&partial)
+                .trim_end_matches('\r')
+                .to_string();
             partial.clear();
             self.line(port, &line, elapsed, watch);
         }
         self.partial[index] = partial;
     }
 
-    fn line(
-        &mut self,
-        port: Port,
-        line: &str,
-        elapsed: Duration,
-        watch: &mut dyn FnMut(Line<'_>),
-    ) {
+    fn line(&mut self, port: Port, line: &str, elapsed: Duration, watch: &mut dyn FnMut(Line<'_>)) {
         if port == Port::Data {
             // A program that died amid a line leaves its rest before the mark.
             let (rest, marked) = match line.find(crate::job::MARK) {
@@ -232,7 +228,10 @@ impl Session<'_> {
             Report::Begin(number) => {
                 self.boot.tasks.push(TaskLog::default());
                 self.deadline = Instant::now() + self.limits.task;
-                let name = self.tasks.get(*number).map_or("?", |task| task.name.as_str());
+                let name = self
+                    .tasks
+                    .get(*number)
+                    .map_or("?", |task| task.name.as_str());
                 self.awaited = format!("in {name}");
             }
             Report::Kernel(number, line) => {

@@ -107,7 +107,9 @@ pub fn add_file(set: &mut FileSet, spec: &str) -> Result<()> {
     let (source, dest) = match spec.split_once(':') {
         Some((source, dest)) => (source, dest.to_string()),
         None => {
-            let name = Path::new(spec).file_name().context("--file names no file")?;
+            let name = Path::new(spec)
+                .file_name()
+                .context("--file names no file")?;
             (spec, format!("/root/{}", name.to_string_lossy()))
         }
     };
@@ -127,14 +129,21 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     for spec in &args.files {
         add_file(&mut set, spec)?;
     }
-    set.bytes("job.sh", 0o755, format!("{}\n", args.commands.join(" ")).into_bytes());
+    set.bytes(
+        "job.sh",
+        0o755,
+        format!("{}\n", args.commands.join(" ")).into_bytes(),
+    );
     let task = Task {
         name: "shell".into(),
         device: Device::Any,
         timeout: u32::try_from(args.timeout)?.saturating_mul(10),
         argv: vec!["/bin/sh".into(), "/job.sh".into()],
     };
-    let limits = Limits { boot: Duration::from_secs(180), task: Duration::from_secs(args.timeout) };
+    let limits = Limits {
+        boot: Duration::from_secs(180),
+        task: Duration::from_secs(args.timeout),
+    };
     let folder = new_folder(&paths.cache.join("run"), "shell")?;
     let config = args.machine.config();
     let vmlinux = args.machine.vmlinux(&paths)?;

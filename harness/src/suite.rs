@@ -6,6 +6,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -97,107 +101,172 @@ impl Finished<'_> {
     }
 }
 
-/// Whoever watches a run.
-pub trait Watcher {
-    /// A machine is started for so many tasks.
-    fn boot(&mut self, needs: &Needs, tasks: usize);
+/// Tests that share a boot: same needs, same device.
+pub struct Group<'a> {
+    /// What the machine must have.
+    pub needs: &'a Needs,
+    /// The device all of them run on.
+    pub device: Device,
+    /// The tests in their order.
+    pub tests: Vec<&'a Test>,
+}
+
+impl Group<'_> {
+    /// What the group costs at most; the dearest is begun first.
+    fn cost(&self) -> u32 {
+        self.tests.iter().map(|test| test.timeout).sum()
+    }
+}
+
+/// Whoever watches a run. Several machines may be running at once.
+pub trait Watcher: Send {
+    /// A machine is started for the tests from `first` on.
+    fn boot(&mut self, group: &Group<'_>, first: usize);
     /// A line of a machine.
-    fn line(&mut self, line: &Line<'_>);
+    fn line(&mut self, group: &Group<'_>, line: &Line<'_>);
     /// A machine has ended.
-    fn ended(&mut self, boot: &Boot, folder: &Path);
+    fn ended(&mut self, group: &Group<'_>, boot: &Boot, folder: &Path);
     /// A test has ended.
     fn finished(&mut self, finished: &Finished<'_>);
 }
 
-/// Runs the tests on their devices and gives the totals.
+/// Runs the tests on their devices, in `jobs` machines at a time, and gives the totals.
 pub fn run(
     paths: &Paths,
     options: &Options,
     tests: &[Test],
+    jobs: usize,
     watcher: &mut dyn Watcher,
 ) -> Result<Totals> {
-    let mut groups: BTreeMap<&Needs, Vec<(&Test, Device)>> = BTreeMap::new();
+    let mut sorted: BTreeMap<(&Needs, Device), Vec<&Test>> = BTreeMap::new();
     for test in tests {
-        let group = groups.entry(&test.needs).or_default();
-        group.extend(test.devices.iter().map(|device| (test, *device)));
+        for device in &test.devices {
+            sorted.entry((&test.needs, *device)).or_default().push(test);
+        }
     }
-    let mut totals = Totals::default();
-    for (needs, mut queue) in groups {
-        // Stable: the tests of a device keep their order, and modules change once.
-        queue.sort_by_key(|(_, device)| *device);
-        run_group(paths, options, needs, &queue, &mut totals, watcher)
-            .with_context(|| format!("machine with {} CPUs, {} MiB", needs.cpus, needs.mem))?;
-    }
+    let mut groups: Vec<Group<'_>> = sorted
+        .into_iter()
+        .map(|((needs, device), tests)| Group {
+            needs,
+            device,
+            tests,
+        })
+        .collect();
+    groups.sort_by_key(|group| group.cost());
+    let queue = Mutex::new(groups);
+    let shared = Shared {
+        paths,
+        options,
+        watcher: Mutex::new(watcher),
+        totals: Mutex::default(),
+    };
+    let work = || -> Result<()> {
+        loop {
+            let group = lock(&queue).pop();
+            let Some(group) = group else { return Ok(()) };
+            shared.run_group(&group).with_context(|| {
+                let Needs { cpus, mem, .. } = group.needs;
+                format!("machine with {cpus} CPUs, {mem} MiB")
+            })?;
+        }
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(work)).collect();
+        workers
+            .into_iter()
+            .try_for_each(|worker| match worker.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+    })?;
+    let totals = *lock(&shared.totals);
     Ok(totals)
 }
 
-fn run_group(
-    paths: &Paths,
-    options: &Options,
-    needs: &Needs,
-    mut queue: &[(&Test, Device)],
-    totals: &mut Totals,
-    watcher: &mut dyn Watcher,
-) -> Result<()> {
-    let mut set = FileSet::base(paths)?;
-    guest::add_tests(&mut set, paths, &options.checkout, &options.module)?;
-    for name in &needs.files {
-        guest::add(&mut set, paths, name)?;
-    }
-    let image = set.archive()?;
-    let config = machine_for(needs, &options.machine);
-    while !queue.is_empty() {
-        if Instant::now() >= options.deadline {
-            for (test, device) in queue {
-                let trouble = vec!["not run: the time for all tests is over".to_string()];
-                let lost = Finished { test, device: *device, log: None, trouble };
-                lost.count(totals);
-                watcher.finished(&lost);
-            }
-            return Ok(());
+/// Locks; a thread that panicked ends the run anyway, so what it left is looked at no more.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the workers share.
+struct Shared<'a> {
+    paths: &'a Paths,
+    options: &'a Options,
+    watcher: Mutex<&'a mut dyn Watcher>,
+    totals: Mutex<Totals>,
+}
+
+impl Shared<'_> {
+    fn run_group(&self, group: &Group<'_>) -> Result<()> {
+        let Shared { paths, options, .. } = self;
+        let mut set = FileSet::base(paths)?;
+        guest::add_tests(&mut set, paths, &options.checkout, &options.module)?;
+        for name in &group.needs.files {
+            guest::add(&mut set, paths, name)?;
         }
-        watcher.boot(needs, queue.len());
-        let tasks: Vec<Task> = queue.iter().map(|(test, device)| task(test, *device)).collect();
+        let image = set.archive()?;
+        let config = machine_for(group.needs, &options.machine);
+        let mut first = 0;
+        while first < group.tests.len() {
+            if Instant::now() >= options.deadline {
+                for test in &group.tests[first..] {
+                    let trouble = vec!["not run: the time for all tests is over".to_string()];
+                    self.finish(&Finished {
+                        test,
+                        device: group.device,
+                        log: None,
+                        trouble,
+                    });
+                }
+                return Ok(());
+            }
+            first += self.boot(group, first, &config, &image)?;
+        }
+        Ok(())
+    }
+
+    /// Boots a machine for the tests from `first` on and gives the number of tests that are settled by it.
+    fn boot(
+        &self,
+        group: &Group<'_>,
+        first: usize,
+        config: &Config,
+        image: &[u8],
+    ) -> Result<usize> {
+        let tests = &group.tests[first..];
+        let tasks: Vec<Task> = tests.iter().map(|test| task(test, group.device)).collect();
         // The machine's own clock ends a task first, unless the machine hangs.
-        let longest = queue.iter().map(|(test, _)| test.timeout).max().unwrap_or(60);
+        let longest = tests.iter().map(|test| test.timeout).max().unwrap_or(60);
         let limits = Limits {
             boot: Duration::from_secs(180),
             task: Duration::from_secs(u64::from(longest) + 60),
         };
-        let folder = new_folder(&paths.cache.join("run"), "test")?;
-        let images = (options.vmlinux.as_path(), image.as_slice());
-        let mut begun = 0;
-        let mut last = Vec::new();
-        let boot = session::boot(&config, limits, images, &tasks, &folder, &mut |line| {
-            watcher.line(&line);
+        let folder = new_folder(&self.paths.cache.join("run"), "test")?;
+        let images = (self.options.vmlinux.as_path(), image);
+        lock(&self.watcher).boot(group, first);
+        let boot = session::boot(config, limits, images, &tasks, &folder, &mut |line| {
+            lock(&self.watcher).line(group, &line);
         })?;
-        watcher.ended(&boot, &folder);
+        lock(&self.watcher).ended(group, &boot, &folder);
         if boot.fate == Fate::Done {
             std::fs::remove_dir_all(&folder)?;
-        } else {
-            last.push(format!("the last lines are above, the logs in {}", paths.shown(&folder)));
         }
-        for (log, (test, device)) in boot.tasks.iter().zip(queue) {
-            let mut finished = judge(test, *device, log.clone(), &boot.fate);
-            if log.outcome.is_none() {
-                finished.trouble.append(&mut last);
-            }
-            finished.count(totals);
-            watcher.finished(&finished);
-            begun += 1;
+        // If the machine did not get so far as to begin a test, the first takes the blame, or there would be no end.
+        let mut logs = boot.tasks;
+        if logs.is_empty() {
+            logs.push(TaskLog::default());
         }
-        if begun == 0 {
-            // The machine did not get so far: the first test takes the blame, or there would be no end.
-            let (test, device) = queue[0];
-            let mut finished = judge(test, device, TaskLog::default(), &boot.fate);
-            finished.trouble.append(&mut last);
-            finished.count(totals);
-            watcher.finished(&finished);
-            begun = 1;
+        let settled = logs.len();
+        for (log, test) in logs.into_iter().zip(tests) {
+            self.finish(&judge(test, group.device, log, &boot.fate));
         }
-        queue = &queue[begun..];
+        Ok(settled)
     }
-    Ok(())
+
+    fn finish(&self, finished: &Finished<'_>) {
+        finished.count(&mut lock(&self.totals));
+        lock(&self.watcher).finished(finished);
+    }
 }
 
 fn machine_for(needs: &Needs, usual: &Config) -> Config {
@@ -215,7 +284,12 @@ fn machine_for(needs: &Needs, usual: &Config) -> Config {
 }
 
 fn task(test: &Test, device: Device) -> Task {
-    Task { name: test.name.clone(), device, timeout: test.timeout, argv: test.argv.clone() }
+    Task {
+        name: test.name.clone(),
+        device,
+        timeout: test.timeout,
+        argv: test.argv.clone(),
+    }
 }
 
 /// Finds out whether a test is good, from how it ended and what it and the kernel said.
@@ -239,14 +313,21 @@ fn judge<'a>(test: &'a Test, device: Device, log: TaskLog, fate: &Fate) -> Finis
     for line in &log.kernel {
         trouble.push(format!("kernel: {line}"));
     }
-    let mut finished = Finished { test, device, log: Some(log), trouble };
+    let mut finished = Finished {
+        test,
+        device,
+        log: Some(log),
+        trouble,
+    };
     if ended {
         let tap = finished.tap();
         finished.trouble.extend(tap.complaint());
         // A bad exit status with a failed result says the same thing twice.
         let failed = |point: &Point| matches!(point, Point::Fail(_));
         if tap.points.iter().any(failed) {
-            finished.trouble.retain(|line| !line.starts_with("exit status"));
+            finished
+                .trouble
+                .retain(|line| !line.starts_with("exit status"));
         }
     }
     finished
@@ -293,21 +374,37 @@ mod tests {
 
     #[test]
     fn a_good_test_counts_its_results() {
-        let log = log(Some(Outcome::Exit(0)), "ok 1 - a\nok 2 - b # SKIP none\n1..2", &[]);
-        let want = Totals { passed: 1, failed: 0, skipped: 1 };
+        let log = log(
+            Some(Outcome::Exit(0)),
+            "ok 1 - a\nok 2 - b # SKIP none\n1..2",
+            &[],
+        );
+        let want = Totals {
+            passed: 1,
+            failed: 0,
+            skipped: 1,
+        };
         assert_eq!(totals(log, &Fate::Done), want);
     }
 
     #[test]
     fn a_failed_result_and_its_exit_status_count_once() {
         let log = log(Some(Outcome::Exit(1)), "ok 1 - a\nnot ok 2 - b\n1..2", &[]);
-        let want = Totals { passed: 1, failed: 1, skipped: 0 };
+        let want = Totals {
+            passed: 1,
+            failed: 1,
+            skipped: 0,
+        };
         assert_eq!(totals(log, &Fate::Done), want);
     }
 
     #[test]
     fn a_host_warning_fails_a_good_test() {
-        let log = log(Some(Outcome::Exit(0)), "ok 1 - a\n1..1", &["WARNING: CPU: 0"]);
+        let log = log(
+            Some(Outcome::Exit(0)),
+            "ok 1 - a\n1..1",
+            &["WARNING: CPU: 0"],
+        );
         assert_eq!(totals(log, &Fate::Done).failed, 1);
     }
 
@@ -317,9 +414,18 @@ mod tests {
             (log(None, "ok 1 - a", &[]), Fate::Hung("in t".into())),
             (log(None, "", &[]), Fate::Crashed("panic".into())),
             (log(Some(Outcome::Exit(0)), "", &[]), Fate::Done),
-            (log(Some(Outcome::Signal(11)), "ok 1 - a\n1..1", &[]), Fate::Done),
-            (log(Some(Outcome::Timeout), "ok 1 - a\n1..1", &[]), Fate::Done),
-            (log(Some(Outcome::Exit(7)), "ok 1 - a\n1..1", &[]), Fate::Done),
+            (
+                log(Some(Outcome::Signal(11)), "ok 1 - a\n1..1", &[]),
+                Fate::Done,
+            ),
+            (
+                log(Some(Outcome::Timeout), "ok 1 - a\n1..1", &[]),
+                Fate::Done,
+            ),
+            (
+                log(Some(Outcome::Exit(7)), "ok 1 - a\n1..1", &[]),
+                Fate::Done,
+            ),
         ] {
             assert_eq!(totals(log, &fate).failed, 1);
         }

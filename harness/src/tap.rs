@@ -37,7 +37,9 @@ impl Tap {
             self.points.push(Point::Fail(description(rest)));
         } else if let Some(rest) = after_word(line, "ok") {
             let text = description(rest);
-            let skip = text.split_once("# SKIP").or_else(|| text.split_once("# skip"));
+            let skip = text
+                .split_once("# SKIP")
+                .or_else(|| text.split_once("# skip"));
             self.points.push(match skip {
                 Some((name, why)) if why.trim().is_empty() => {
                     Point::Fail(format!("{}: skipped without a reason", name.trim()))
@@ -55,9 +57,10 @@ impl Tap {
         }
         match self.plan {
             None => Some("printed no plan (1..N)".into()),
-            Some(plan) if plan != self.points.len() => {
-                Some(format!("planned {plan} results, gave {}", self.points.len()))
-            }
+            Some(plan) if plan != self.points.len() => Some(format!(
+                "planned {plan} results, gave {}",
+                self.points.len()
+            )),
             Some(_) => None,
         }
     }
@@ -71,8 +74,13 @@ fn after_word<'a>(line: &'a str, word: &str) -> Option<&'a str> {
 
 /// Cuts the number and the dash off.
 fn description(rest: &str) -> String {
-    let rest = rest.trim_start().trim_start_matches(|c: char| c.is_ascii_digit());
-    rest.trim_start().trim_start_matches("- ").trim().to_string()
+    let rest = rest
+        .trim_start()
+        .trim_start_matches(|c: char| c.is_ascii_digit());
+    rest.trim_start()
+        .trim_start_matches("- ")
+        .trim()
+        .to_string()
 }
 
 #[cfg(test)]
@@ -101,12 +109,17 @@ mod tests {
     fn a_missing_result_is_noticed() {
         assert!(read("1..2\nok 1 - a\n").complaint().is_some());
         assert!(read("ok 1 - a\n").complaint().is_some());
-        assert!(read("1..1\nok 1\nBail out! no device\n").complaint().is_some());
+        assert!(read("1..1\nok 1\nBail out! no device\n")
+            .complaint()
+            .is_some());
     }
 
     #[test]
     fn a_skip_needs_its_reason() {
-        assert!(matches!(read("1..1\nok 1 - a # SKIP\n").points[..], [Point::Fail(_)]));
+        assert!(matches!(
+            read("1..1\nok 1 - a # SKIP\n").points[..],
+            [Point::Fail(_)]
+        ));
     }
 
     #[test]

@@ -17,13 +17,13 @@ use rkvm_harness::catalog;
 use rkvm_harness::catalog::Needs;
 use rkvm_harness::catalog::Test;
 use rkvm_harness::job::Device;
-use rkvm_harness::job::Report;
 use rkvm_harness::paths::Paths;
 use rkvm_harness::session::Boot;
 use rkvm_harness::session::Fate;
 use rkvm_harness::session::Line;
 use rkvm_harness::suite;
 use rkvm_harness::suite::Finished;
+use rkvm_harness::suite::Group;
 use rkvm_harness::suite::Options;
 use rkvm_harness::suite::Watcher;
 use rkvm_harness::tap::Point;
@@ -52,6 +52,9 @@ pub struct Args {
     /// Seconds of wall time for everything.
     #[arg(long, default_value_t = 3600)]
     timeout: u64,
+    /// Machines that run at a time; one for each CPU by default.
+    #[arg(short, long)]
+    jobs: Option<usize>,
     /// Only list the tests.
     #[arg(long)]
     list: bool,
@@ -78,6 +81,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         checkout,
         deadline: Instant::now() + Duration::from_secs(args.timeout),
     };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs = args.jobs.unwrap_or(cores);
     let runs = tests.iter().map(|test| test.devices.len()).sum::<usize>();
     let mut console = Console {
         bar: bar(runs as u64),
@@ -85,12 +90,19 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         verbose: args.machine.verbose,
         failed: Vec::new(),
     };
-    let totals = suite::run(&paths, &options, &tests, &mut console)?;
+    let totals = suite::run(&paths, &options, &tests, jobs, &mut console)?;
     console.bar.finish_and_clear();
-    console.failed.iter().for_each(|name| println!("failed: {name}"));
+    console
+        .failed
+        .iter()
+        .for_each(|name| println!("failed: {name}"));
     println!("{} skipped", totals.skipped);
     println!("{} passed, {} failed", totals.passed, totals.failed);
-    Ok(if totals.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if totals.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// Keeps the tests that were asked for, on the devices that were asked for.
@@ -104,7 +116,11 @@ fn choose(mut tests: Vec<Test>, args: &Args) -> Result<Vec<Test>> {
             bail!("no test is named {pattern}");
         }
     }
-    let wanted = |test: &Test| args.names.iter().any(|pattern| matches(pattern, &test.name));
+    let wanted = |test: &Test| {
+        args.names
+            .iter()
+            .any(|pattern| matches(pattern, &test.name))
+    };
     tests.retain(|test| args.names.is_empty() || wanted(test));
     for test in &mut tests {
         test.devices.retain(|device| match args.on {
@@ -123,6 +139,20 @@ fn bar(length: u64) -> ProgressBar {
     ProgressBar::new(length).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
+/// Names a machine.
+fn label(group: &Group<'_>) -> String {
+    let Needs {
+        cpus, mem, files, ..
+    } = group.needs;
+    let files: Vec<&str> = files.iter().map(String::as_str).collect();
+    let with = if files.is_empty() {
+        String::new()
+    } else {
+        format!(", {}", files.join(", "))
+    };
+    format!("[{}: {cpus} CPU, {mem} MiB{with}]", group.device)
+}
+
 /// Shows a run on the terminal.
 struct Console<'a> {
     bar: ProgressBar,
@@ -138,53 +168,68 @@ impl Console<'_> {
 }
 
 impl Watcher for Console<'_> {
-    fn boot(&mut self, needs: &Needs, tasks: usize) {
-        let Needs { cpus, mem, .. } = needs;
-        let plural = if *cpus == 1 { "CPU" } else { "CPUs" };
-        self.print(&format!("machine: {cpus} {plural}, {mem} MiB, {tasks} test runs to do"));
+    fn boot(&mut self, group: &Group<'_>, first: usize) {
+        let tests = group.tests.len() - first;
+        self.print(&format!("{}: power-on, {tests} tests to do", label(group)));
     }
 
-    fn line(&mut self, line: &Line<'_>) {
+    fn line(&mut self, group: &Group<'_>, line: &Line<'_>) {
         match line {
-            Line::Console(text) if self.verbose => self.print(&format!("console| {text}")),
-            Line::Output(text) if self.verbose => self.print(text),
-            Line::Report(Report::Up(ticks)) => {
-                self.print(&format!("machine: up at {} M ticks", ticks / 1_000_000));
+            Line::Console(text) if self.verbose => {
+                self.print(&format!("{}: console| {text}", label(group)));
             }
+            Line::Output(text) if self.verbose => self.print(&format!("{}: {text}", label(group))),
             _ => {}
         }
     }
 
-    fn ended(&mut self, boot: &Boot, folder: &Path) {
+    fn ended(&mut self, group: &Group<'_>, boot: &Boot, folder: &Path) {
         let total = boot.total.as_secs();
-        let up = boot.up.map_or(0.0, |(up, _)| up.as_secs_f32());
+        let label = label(group);
         match &boot.fate {
             Fate::Done => {
-                self.print(&format!("machine: off after {total} s ({up:.1} s to its first process)"));
+                let (up, ticks) = boot.up.unwrap_or_default();
+                let (up, ticks) = (up.as_secs_f32(), ticks / 1_000_000);
+                self.print(&format!(
+                    "{label}: off after {total} s (up after {up:.1} s, {ticks} M ticks)"
+                ));
             }
             Fate::Hung(why) | Fate::Crashed(why) => {
-                self.print(&format!("machine: FAILED after {total} s: {why}; it last said:"));
-                boot.last.iter().for_each(|line| self.print(&format!("  | {line}")));
+                self.print(&format!(
+                    "{label}: FAILED after {total} s: {why}; it last said:"
+                ));
+                boot.last
+                    .iter()
+                    .for_each(|line| self.print(&format!("  | {line}")));
                 self.print(&format!("  logs: {}", self.paths.shown(folder)));
             }
         }
     }
 
     fn finished(&mut self, finished: &Finished<'_>) {
-        let Finished { test, device, log, trouble } = finished;
+        let Finished {
+            test,
+            device,
+            log,
+            trouble,
+        } = finished;
         let tap = finished.tap();
         let ticks = log.as_ref().map_or(0, |log| log.ticks / 1_000_000);
         let word = if finished.good() { "ok" } else { "FAILED" };
         let count = tap.points.len();
         let name = format!("{} on {device}", test.name);
-        self.print(&format!("{word:6} {name:36} {count:4} results, {ticks} M ticks"));
+        self.print(&format!(
+            "{word:6} {name:36} {count:4} results, {ticks} M ticks"
+        ));
         for point in &tap.points {
             if let Point::Skip(what, why) = point {
                 self.print(&format!("       skipped: {what}: {why}"));
             }
         }
         if !finished.good() {
-            trouble.iter().for_each(|line| self.print(&format!("       {line}")));
+            trouble
+                .iter()
+                .for_each(|line| self.print(&format!("       {line}")));
             let output = log.iter().flat_map(|log| &log.output);
             output.for_each(|line| self.print(&format!("       | {line}")));
             self.failed.push(name);

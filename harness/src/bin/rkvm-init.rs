@@ -119,9 +119,15 @@ impl Init {
             mount(Some(kind), at, Some(kind), MsFlags::empty(), None::<&str>)
                 .with_context(|| format!("mounting {at}"))?;
         }
-        let data = OpenOptions::new().write(true).open("/dev/ttyS1").context("opening ttyS1")?;
+        let data = OpenOptions::new()
+            .write(true)
+            .open("/dev/ttyS1")
+            .context("opening ttyS1")?;
         let stty = ["stty", "-F", "/dev/ttyS1", "115200", "raw", "-echo"];
-        Command::new("/usr/bin/busybox").args(stty).status().context("running stty")?;
+        Command::new("/usr/bin/busybox")
+            .args(stty)
+            .status()
+            .context("running stty")?;
         let mut kmsg = OpenOptions::new()
             .read(true)
             .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
@@ -131,7 +137,12 @@ impl Init {
         mask.add(Signal::SIGCHLD);
         mask.thread_block()?;
         let children = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-        Ok(Init { data, kmsg, children, loaded: None })
+        Ok(Init {
+            data,
+            kmsg,
+            children,
+            loaded: None,
+        })
     }
 
     fn run(&mut self, ticks: u64) -> Result<()> {

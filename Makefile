@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# rkvm: out-of-tree module, its tests and their environment. "make help" lists the targets. What kbuild reads is in Kbuild.
+
+# A developer's own settings, not committed (KDIR=..., VM=..., RKVM_CACHE=...).
+-include config.mk
+
+# The kernel that is built against: by default the stock Debian kernel in the environment that scripts/setup makes;
+# with KDIR=... any kernel >= 7.2 with CONFIG_RUST=y, by the tool chain of this machine.
+ifdef KDIR
+kbuild := $(MAKE) -C $(KDIR) M=$(CURDIR)
+prepare :=
+else
+kbuild := scripts/kbuild
+prepare := setup
+endif
+
+VM ?= bochs
+V ?= 0
+export VM V FLAVOUR RKVM_CACHE
+
+.DEFAULT_GOAL := modules
+.PHONY: setup modules modules_install clean help rust-analyzer docs host images run check gates test host-test bench fuzz
+
+setup:
+	@scripts/setup
+
+modules: $(prepare)
+	@$(kbuild) modules
+
+# Without KDIR, for the running kernel, as depmod and modprobe expect it.
+modules_install: INSTALL_KDIR := $(or $(KDIR),/lib/modules/$(shell uname -r)/build)
+modules_install:
+	$(MAKE) -C $(INSTALL_KDIR) M=$(CURDIR) modules_install
+
+clean: $(prepare)
+	@$(kbuild) clean
+	@rm -f rust-project.json
+
+rust-analyzer: $(prepare)
+	@$(kbuild) rust-analyzer
+
+host: setup
+	@scripts/build-host
+
+docs: setup
+	@scripts/docs
+
+run: setup
+	@scripts/run run $(ARGS)
+
+test: setup
+	@scripts/run test $(ARGS)
+
+bench: setup
+	@scripts/run bench $(ARGS)
+
+check:
+	@scripts/check
+
+gates: modules
+	@scripts/in-env scripts/gates/all
+
+host-test: setup
+	@scripts/in-env cargo test --locked --workspace
+
+fuzz: setup
+	@scripts/fuzz $(ARGS)
+
+help:
+	@echo 'What there is to make (nothing has to be installed before, see README.md):'
+	@echo '  modules          - rkvm.ko for the stock Debian kernel (the default)'
+	@echo '                     KDIR=<folder>: for that kernel, with the tool chain of this machine'
+	@echo '                     FLAVOUR=cloud|generic: which of the stock kernels'
+	@echo '                     CLIPPY=1, V=1 and the like as in the kernel'
+	@echo '  modules_install  - install rkvm.ko for the running kernel, or for KDIR'
+	@echo '  clean            - remove what kbuild made; the cache stays (RKVM_CACHE, ~/.cache/rkvm)'
+	@echo '  rust-analyzer    - rust-project.json for the editor'
+	@echo '  docs             - rustdoc of the core, the harness and the selftests'
+	@echo '  setup            - only the environment: tool chain, emulators, kernel build folder'
+	@echo '  host             - only the host programs: harness, selftests'
+	@echo
+	@echo '  run              - boot a machine with rkvm.ko and a second Linux on it, live'
+	@echo '  check            - gates, host tests and machine tests; closes with "N passed, N failed"'
+	@echo '  gates, host-test - only these'
+	@echo '  test             - only the machine tests; ARGS="--list", ARGS="-v pio*", ARGS="--on rkvm"'
+	@echo '  bench            - cost of the exits, rkvm and C KVM in turn'
+	@echo '  fuzz             - property tests of the core with many more cases; ARGS="<seconds>"'
+	@echo '                     VM=bochs (default), VM=qemu (needs nested VT-x), VM=none (this machine itself)'
