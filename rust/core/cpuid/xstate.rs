@@ -47,7 +47,7 @@ impl XstateSizes {
     pub fn from_host(host: &dyn HostCpuid) -> Self {
         let mut sizes = [Component::default(); COMPONENTS];
         if host.cpuid(0, 0).eax >= 0xd {
-            for (i, component) in (0u32..).zip(sizes.iter_mut()).skip(2) {
+            for (i, component) in (0u32..64).zip(sizes.iter_mut()).skip(2) {
                 let regs = host.cpuid(0xd, i);
                 *component = Component {
                     size: regs.eax,
@@ -62,7 +62,7 @@ impl XstateSizes {
     /// Bytes that an XSAVE area with the components `mask` takes, in standard or compacted form.
     pub fn required(&self, mask: u64, compacted: bool) -> u32 {
         let mut end = HEADER_END;
-        for (i, component) in (0u32..).zip(self.0.iter()).skip(2) {
+        for (i, component) in (0u32..64).zip(self.0.iter()).skip(2) {
             if mask & 1u64.wrapping_shl(i) == 0 {
                 continue;
             }
