@@ -185,8 +185,6 @@ impl Offer<'_> {
             7 => return self.leaf_7(host, out),
             0xd => return self.xsave(out),
             0x1d | 0x1e => return self.tiles(function, out),
-            // TSC and core crystal clock, and bus frequencies, are those of the host's TSC.
-            0x15 | 0x16 => nothing,
             0x8000_0000 => Regs {
                 eax: host.eax.min(MAX_EXTENDED),
                 ..host
@@ -208,7 +206,7 @@ impl Offer<'_> {
                 ebx: bits.ebx,
                 ..nothing
             },
-            // Monitoring, performance counters, topology, SGX, PT, QoS and all that is unknown.
+            // Monitoring, performance counters, topology, SGX, PT, QoS, frequencies and all that is unknown.
             _ => nothing,
         };
         out.push(function, 0, regs)

@@ -154,7 +154,7 @@ const ARCH_CAP_SUPPORTED: u64 = 1 << 0
     | 1 << 27
     | 1 << 28
     | 1 << 62;
-/// "No machine check on page-size change": huge pages are never executable under rkvm where that matters.
+/// "No machine check on page-size change": concerns whoever maps huge pages for guests, and no guest has VMX.
 const ARCH_CAP_PSCHANGE_MC_NO: u64 = 1 << 6;
 
 /// The ARCH_CAPABILITIES that a guest is offered on a processor whose MSR reads `host` (0 where there is none).
