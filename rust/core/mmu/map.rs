@@ -72,8 +72,8 @@ pub enum MapOutcome {
     OutOfRange,
 }
 
-/// Entries to look at until [`MapOutcome::Raced`]: five levels, some of them more than once.
-const MAX_STEPS: u32 = 24;
+/// Entries to change or lose until [`MapOutcome::Raced`]: a table on each of four levels, a leaf, and some races lost.
+const MAX_STEPS: u32 = 16;
 
 impl<M: TableMemory> Ept<'_, M> {
     /// Maps a page. Lock: read, with the notifier's sequence checked after it was taken.
@@ -148,16 +148,17 @@ impl<M: TableMemory> Ept<'_, M> {
         let mut table = self.root();
         let mut level = self.format().root;
         for _ in 0..MAX_STEPS {
-            let index = level.index(gfn);
-            let old = self.entry(table, index);
-            if old.is_table(level) {
-                // A table where a large page could be: it is not taken out here, smaller pages go into it.
+            let mut index = level.index(gfn);
+            let mut old = self.entry(table, index);
+            // A table where a large page could be is not taken out here: smaller pages go into it.
+            while old.is_table(level) {
                 let (Some(child), Some(below)) = (self.memory().table(old.address()), level.down())
                 else {
                     return MapOutcome::Raced;
                 };
                 (table, level) = (child, below);
-                continue;
+                index = level.index(gfn);
+                old = self.entry(table, index);
             }
             let target = if level > top && !old.is_present() {
                 Target::Below

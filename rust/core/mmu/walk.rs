@@ -125,7 +125,7 @@ const MAX_WALKS: u32 = 16;
 /// The leaf that a walk has come to.
 struct Found {
     pte: u64,
-    level: u32,
+    page_bytes: u64,
     rights: PageRights,
     /// The accessed flag is set on each level.
     accessed: bool,
@@ -219,10 +219,9 @@ impl GuestPaging {
     }
 
     fn translation(&self, found: &Found, gva: Gva, written: bool) -> Translation {
-        let page_bytes = self.page_bytes(found.level);
         Translation {
-            gpa: self.leaf_address(found.pte, found.level, gva),
-            page_bytes,
+            gpa: self.leaf_address(found.pte, found.page_bytes, gva),
+            page_bytes: found.page_bytes,
             rights: found.rights,
             dirty: written || found.pte & DIRTY != 0,
         }
@@ -240,10 +239,9 @@ impl GuestPaging {
         let Some(mut table) = self.first_table(root, gva) else {
             return Err(Miss::Code(0));
         };
-        let mut rights = PageRights::ALL;
-        let mut accessed = true;
-        let mut level = self.levels();
-        loop {
+        // What every entry on the way has, and what any has.
+        let (mut all, mut any) = (u64::MAX, 0);
+        for level in self.levels() {
             let gpa = self.entry_address(table, level, gva);
             let pte = match memory.read_pte(gpa, self.pte_size()) {
                 Ok(Some(pte)) => pte,
@@ -253,24 +251,25 @@ impl GuestPaging {
             if pte & PRESENT == 0 {
                 return Err(Miss::Code(0));
             }
-            let leaf = self.is_leaf(pte, level);
-            if pte & self.reserved_bits(level, leaf) != 0 {
+            let leaf = level.is_leaf(pte);
+            if pte & level.reserved_bits(leaf) != 0 {
                 return Err(Miss::Code(pfec::PRESENT | pfec::RSVD));
             }
             passed(Passed { gpa, pte });
-            rights = rights.inherit(pte);
-            accessed &= pte & ACCESSED != 0;
+            all &= pte;
+            any |= pte;
             if leaf {
                 return Ok(Found {
                     pte,
-                    level,
-                    rights: rights.with_key(pte),
-                    accessed,
+                    page_bytes: level.page_bytes(),
+                    rights: PageRights::of_path(all, any, pte),
+                    accessed: all & ACCESSED != 0,
                 });
             }
             table = self.table_address(pte);
-            level = level.wrapping_sub(1);
         }
+        // The last level has leaves only; without paging there is no level, and nobody comes here.
+        Err(Miss::Code(0))
     }
 
     /// Sets the accessed flags of the path and, for a write, the dirty flag of its last entry. `false` if an entry has

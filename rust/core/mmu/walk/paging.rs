@@ -8,7 +8,8 @@ use super::{
 };
 use crate::addr::{
     Gpa,
-    Gva, //
+    Gva,
+    PAGE_SIZE, //
 };
 use crate::regs::{
     cr0,
@@ -58,14 +59,15 @@ pub struct PagingFeatures {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestPaging {
     mode: PagingMode,
-    levels: u32,
-    index_bits: u32,
+    /// Levels that are read from memory.
+    levels: usize,
+    /// The levels, from that of the smallest pages on.
+    by_level: [LevelFormat; 5],
+    /// Position in a table, before its entries' size is taken into account.
+    index_mask: u64,
+    pte_size: PteSize,
     /// Bits of a linear address that are used.
     linear_mask: u64,
-    /// Levels with large pages, a bit each.
-    large_levels: u8,
-    /// Reserved bits by level (from 1) of entries that point to a table, and of leaves.
-    reserved: [[u64; 2]; 5],
     /// Physical-address bits above 31 that a large page of 32-bit paging has.
     pse36_bits: u32,
     pub(super) no_execute: bool,
@@ -74,6 +76,41 @@ pub struct GuestPaging {
     pub(super) smap: bool,
     pub(super) pku: bool,
     pub(super) pks: bool,
+}
+
+/// What differs from one level to the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct LevelFormat {
+    /// log2 of the bytes that an entry spans.
+    shift: u32,
+    /// A present entry with one of these bits is a leaf: PS where there are large pages, P at the last level.
+    leaf_if: u64,
+    /// Reserved bits of an entry that points to a table.
+    reserved_in_table: u64,
+    /// Reserved bits of a leaf.
+    reserved_in_leaf: u64,
+}
+
+impl LevelFormat {
+    #[inline]
+    pub(super) const fn is_leaf(&self, pte: u64) -> bool {
+        pte & self.leaf_if != 0
+    }
+
+    #[inline]
+    pub(super) const fn reserved_bits(&self, leaf: bool) -> u64 {
+        if leaf {
+            self.reserved_in_leaf
+        } else {
+            self.reserved_in_table
+        }
+    }
+
+    /// Bytes that an entry spans.
+    #[inline]
+    pub(super) const fn page_bytes(&self) -> u64 {
+        1u64.wrapping_shl(self.shift)
+    }
 }
 
 /// Bits `low` to `high`, both included; none if `low` is above `high`.
@@ -99,6 +136,7 @@ impl GuestPaging {
             PagingMode::Pae | PagingMode::Level4 | PagingMode::Level5
         );
         let long = matches!(mode, PagingMode::Level4 | PagingMode::Level5);
+        let index_bits = if wide { 9 } else { 10 };
         let mut paging = Self {
             mode,
             levels: match mode {
@@ -107,10 +145,10 @@ impl GuestPaging {
                 PagingMode::Level4 => 4,
                 PagingMode::Level5 => 5,
             },
-            index_bits: if wide { 9 } else { 10 },
+            by_level: [LevelFormat::default(); 5],
+            index_mask: 1u64.wrapping_shl(index_bits).wrapping_sub(1),
+            pte_size: if wide { PteSize::Eight } else { PteSize::Four },
             linear_mask: if long { u64::MAX } else { u32::MAX as u64 },
-            large_levels: 0,
-            reserved: [[0; 2]; 5],
             pse36_bits: 0,
             no_execute: wide && efer & efer::NX != 0,
             write_protect: cr0 & cr0::WP != 0,
@@ -119,10 +157,15 @@ impl GuestPaging {
             pku: long && cr4 & cr4::PKE != 0,
             pks: long && cr4 & cr4::PKS != 0,
         };
+        let mut shift = 12;
+        for level in &mut paging.by_level {
+            level.shift = shift;
+            shift = shift.saturating_add(index_bits);
+        }
         if wide {
             paging.describe_wide(features, long);
-        } else if mode == PagingMode::Bits32 && cr4 & cr4::PSE != 0 {
-            paging.describe_pse(features);
+        } else {
+            paging.describe_narrow(features, cr4 & cr4::PSE != 0);
         }
         paging
     }
@@ -135,33 +178,33 @@ impl GuestPaging {
             always |= NO_EXECUTE;
         }
         let gb_pages = long && features.gb_pages;
-        self.large_levels = if gb_pages { 1 << 2 | 1 << 3 } else { 1 << 2 };
         // Bit 7 of a PTE is PAT; in a PDPTE without 1-GByte pages and from PML4 on it is reserved.
-        let pdpte = if gb_pages { 0 } else { LARGE };
-        self.reserved = [
-            [always, always],
-            [always, always | bits(13, 20)],
-            [always | pdpte, always | bits(13, 29)],
-            [always | LARGE, always],
-            [always | LARGE, always],
-        ];
+        let [pt, pd, pdpt, pml4, pml5] = &mut self.by_level;
+        for level in [&mut *pt, pd, pdpt, pml4, pml5] {
+            level.reserved_in_table = always | LARGE;
+            level.reserved_in_leaf = always;
+        }
+        let [pt, pd, pdpt, _, _] = &mut self.by_level;
+        pt.leaf_if = PRESENT;
+        pd.leaf_if = LARGE;
+        pd.reserved_in_leaf |= bits(13, 20);
+        if gb_pages {
+            pdpt.leaf_if = LARGE;
+            pdpt.reserved_in_leaf |= bits(13, 29);
+        }
     }
 
-    /// Large pages of 32-bit paging, with CR4.PSE.
-    fn describe_pse(&mut self, features: &PagingFeatures) {
-        self.large_levels = 1 << 2;
-        self.pse36_bits = if features.pse36 {
-            features.max_phys_bits.clamp(32, 40).wrapping_sub(32)
-        } else {
-            0
-        };
-        self.reserved = [
-            [0, 0],
-            [0, bits(self.pse36_bits.wrapping_add(13), 21)],
-            [0, 0],
-            [0, 0],
-            [0, 0],
-        ];
+    /// Large pages and reserved bits of 4-byte entries. Without CR4.PSE, PS is ignored.
+    fn describe_narrow(&mut self, features: &PagingFeatures, large_pages: bool) {
+        let [pt, pd, ..] = &mut self.by_level;
+        pt.leaf_if = PRESENT;
+        if large_pages {
+            pd.leaf_if = LARGE;
+            if features.pse36 {
+                self.pse36_bits = features.max_phys_bits.clamp(32, 40).wrapping_sub(32);
+            }
+            pd.reserved_in_leaf = bits(self.pse36_bits.wrapping_add(13), 21);
+        }
     }
 
     /// The mode.
@@ -179,18 +222,15 @@ impl GuestPaging {
             .all(|pdpte| pdpte & PRESENT == 0 || pdpte & reserved == 0)
     }
 
-    /// Levels that are read from memory.
+    /// The levels that are read from memory, from the root on.
     #[inline]
-    pub(super) const fn levels(&self) -> u32 {
-        self.levels
+    pub(super) fn levels(&self) -> impl Iterator<Item = &LevelFormat> {
+        self.by_level.get(..self.levels).unwrap_or(&[]).iter().rev()
     }
 
     #[inline]
     pub(super) const fn pte_size(&self) -> PteSize {
-        match self.mode {
-            PagingMode::Bits32 => PteSize::Four,
-            _ => PteSize::Eight,
-        }
+        self.pte_size
     }
 
     /// The first table to read, or `None` if a PDPTE is not present.
@@ -207,42 +247,12 @@ impl GuestPaging {
         }
     }
 
-    #[inline]
-    const fn shift(&self, level: u32) -> u32 {
-        self.index_bits
-            .wrapping_mul(level.wrapping_sub(1))
-            .wrapping_add(12)
-    }
-
-    /// Bytes that an entry of `level` spans.
-    #[inline]
-    pub(super) const fn page_bytes(&self, level: u32) -> u64 {
-        1u64.wrapping_shl(self.shift(level))
-    }
-
     /// Where the entry for `gva` in the table of `level` is.
     #[inline]
-    pub(super) const fn entry_address(&self, table: Gpa, level: u32, gva: Gva) -> Gpa {
-        let mask = 1u64.wrapping_shl(self.index_bits).wrapping_sub(1);
+    pub(super) const fn entry_address(&self, table: Gpa, level: &LevelFormat, gva: Gva) -> Gpa {
         let linear = gva.0 & self.linear_mask;
-        let index = linear.wrapping_shr(self.shift(level)) & mask;
-        table.wrapping_add(index.wrapping_mul(self.pte_size() as u64))
-    }
-
-    #[inline]
-    pub(super) const fn is_leaf(&self, pte: u64, level: u32) -> bool {
-        level <= 1 || (pte & LARGE != 0 && self.large_levels.wrapping_shr(level) & 1 != 0)
-    }
-
-    #[inline]
-    pub(super) fn reserved_bits(&self, level: u32, leaf: bool) -> u64 {
-        let level = level.wrapping_sub(1) as usize;
-        let by_kind = self.reserved.get(level).unwrap_or(&[u64::MAX; 2]);
-        if leaf {
-            by_kind[1]
-        } else {
-            by_kind[0]
-        }
+        let index = linear.wrapping_shr(level.shift) & self.index_mask;
+        table.wrapping_add(index.wrapping_mul(self.pte_size as u64))
     }
 
     #[inline]
@@ -252,10 +262,10 @@ impl GuestPaging {
 
     /// The physical address of `gva` in the page that a leaf of `level` maps.
     #[inline]
-    pub(super) const fn leaf_address(&self, pte: u64, level: u32, gva: Gva) -> Gpa {
-        let offset = self.page_bytes(level).wrapping_sub(1);
+    pub(super) const fn leaf_address(&self, pte: u64, page_bytes: u64, gva: Gva) -> Gpa {
+        let offset = page_bytes.wrapping_sub(1);
         let mut base = pte & ADDRESS & !offset;
-        if matches!(self.mode, PagingMode::Bits32) && level > 1 {
+        if matches!(self.mode, PagingMode::Bits32) && page_bytes > PAGE_SIZE {
             // The high address bits of a 4-MByte page lie from bit 13 on.
             let mask = 1u64.wrapping_shl(self.pse36_bits).wrapping_sub(1);
             base |= (pte.wrapping_shr(13) & mask).wrapping_shl(32);

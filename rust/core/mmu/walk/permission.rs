@@ -81,28 +81,18 @@ const USER: u64 = 1 << 2;
 const NO_EXECUTE: u64 = 1 << 63;
 
 impl PageRights {
-    /// All rights: the start of a walk.
+    /// All rights: what there is without paging.
     pub(super) const ALL: Self = Self {
         bits: WRITABLE | USER,
         key: 0,
     };
 
-    /// R/W and U/S hold if every level has them, XD if any level has it.
+    /// R/W and U/S hold if `all` entries on the way have them, XD if `any` has it; the key is that of the leaf.
     #[inline]
-    pub(super) const fn inherit(self, pte: u64) -> Self {
-        let both = self.bits & pte & (WRITABLE | USER);
+    pub(super) const fn of_path(all: u64, any: u64, leaf: u64) -> Self {
         Self {
-            bits: both | (self.bits | pte) & NO_EXECUTE,
-            key: self.key,
-        }
-    }
-
-    /// With the protection key of a leaf.
-    #[inline]
-    pub(super) const fn with_key(self, pte: u64) -> Self {
-        Self {
-            bits: self.bits,
-            key: (pte.wrapping_shr(59) & 0xf) as u8,
+            bits: all & (WRITABLE | USER) | any & NO_EXECUTE,
+            key: (leaf.wrapping_shr(59) & 0xf) as u8,
         }
     }
 
