@@ -23,6 +23,8 @@ bool rkvm_guest_entry_work_pending(void);
 void rkvm_guest_entry_begin(void);
 void rkvm_guest_entry_end(void);
 bool rkvm_signal_pending(void);
+void rkvm_set_signal_mask(u64 mask, u64 *old);
+u32 rkvm_online_cpus(void);
 u32 rkvm_smp_processor_id(void);
 bool rkvm_need_fpu_load(void);
 
@@ -76,6 +78,7 @@ extern uint rkvm_param_halt_poll_ns;
 
 /* CPU hot-plug, suspend, cross calls. */
 void rkvm_on_each_cpu(void (*fn)(void *arg), void *arg);
+void rkvm_send_reschedule(u32 cpu);
 int rkvm_on_cpu(int cpu, void (*fn)(void *arg), void *arg);
 
 #endif

@@ -3,11 +3,23 @@
 //! What rkvm knows about this host: its VMX capabilities, its CPUID, its feature registers. Read once at load.
 
 use kernel::prelude::*;
-use rkvm_core::vmx::negotiate::{
-    negotiate,
-    CapabilityMsrs,
-    Params,
-    VmcsConfig, //
+use rkvm_core::{
+    cpuid::{
+        features::Implemented,
+        xstate::XstateSizes,
+        HostCpuid,
+        Regs, //
+    },
+    msr::{
+        list,
+        number, //
+    },
+    vmx::negotiate::{
+        negotiate,
+        CapabilityMsrs,
+        Params,
+        VmcsConfig, //
+    },
 };
 
 use crate::sys::{
@@ -22,6 +34,7 @@ use crate::sys::{
     vmx::HwEnabled, //
 };
 
+const CPUID_7_ECX_UMIP: u32 = 1 << 2;
 const CPUID_1_ECX_VMX: u32 = 1 << 5;
 const MSR_IA32_FEAT_CTL: u32 = 0x3a;
 const FEAT_CTL_LOCKED: u64 = 1 << 0;
@@ -37,6 +50,14 @@ pub(crate) struct Host {
     pub(crate) xstate: GuestXState,
     /// TSC frequency in kHz.
     pub(crate) tsc_khz: u32,
+    /// The host has CR4.MCE set.
+    pub(crate) cr4_mce: bool,
+    /// What rkvm can do on this host, as far as CPUID says.
+    pub(crate) implemented: Implemented,
+    /// Sizes of the XSAVE components.
+    pub(crate) xstate_sizes: XstateSizes,
+    /// IA32_ARCH_CAPABILITIES as a guest is offered it.
+    pub(crate) arch_capabilities: u64,
     /// The L1 data cache has to be flushed before each entry.
     pub(crate) flush_l1d: bool,
 }
@@ -66,14 +87,58 @@ impl Registration {
             pr_err!("rkvm needs EPT and unrestricted guest, which this CPU lacks or a parameter switches off\n");
             return Err(eopnotsupp());
         }
+        let xstate = GuestXState::of_host();
         let host = Host {
             hw: HwEnabled::new()?,
+            implemented: implemented(&vmcs, &xstate),
             vmcs,
-            xstate: GuestXState::of_host(),
+            xstate,
+            cr4_mce: true,
+            xstate_sizes: XstateSizes::from_host(&HostCpu),
+            arch_capabilities: list::feature_value(number::ARCH_CAPABILITIES, &HostCpu, msr::read_safe).unwrap_or(0),
             tsc_khz: msr::tsc_khz(),
             flush_l1d: cpu::needs_l1d_flush(),
         };
         Ok(Self(HOST.install(host)))
+    }
+}
+
+impl Host {
+    /// Bytes of the XSAVE area with everything that a guest may have, in the standard format.
+    pub(crate) fn xsave_size(&self) -> u32 {
+        self.xstate_sizes.required(self.implemented.xcr0, false).max(4096)
+    }
+}
+
+/// The host's CPUID instruction.
+pub(crate) struct HostCpu;
+
+impl HostCpuid for HostCpu {
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> Regs {
+        let [eax, ebx, ecx, edx] = msr::cpuid(leaf, subleaf);
+        Regs { eax, ebx, ecx, edx }
+    }
+}
+
+/// XCR0 bits whose state the kernel switches for guests without being asked: x87, SSE, AVX, AVX-512, PKRU.
+const XCR0_SWITCHED: u64 = 0x2e7;
+
+/// What rkvm implements, on this host.
+fn implemented(vmcs: &VmcsConfig, xstate: &GuestXState) -> Implemented {
+    let f = &vmcs.features;
+    Implemented {
+        ept: f.ept,
+        pku: true,
+        invpcid: f.invpcid,
+        rdtscp: f.rdtscp,
+        xsaves: f.xsaves,
+        waitpkg: false,
+        umip: msr::cpuid(7, 0)[2] & CPUID_7_ECX_UMIP != 0,
+        spec_ctrl: true,
+        xcr0: xstate.host_xcr0 & XCR0_SWITCHED,
+        xss: 0,
+        host_phys_bits: msr::cpuid(0x8000_0008, 0)[0] & 0xff,
+        kvm_features: 0,
     }
 }
 

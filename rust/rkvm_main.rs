@@ -11,7 +11,11 @@
 mod sys;
 
 mod host;
+mod memory;
+mod nr;
 mod system;
+mod vcpu;
+mod vm;
 
 use kernel::prelude::*;
 

@@ -4,6 +4,7 @@
 
 pub(crate) mod bindings;
 pub(crate) mod cpu;
+pub(crate) mod debug_registers;
 pub(crate) mod fops;
 pub(crate) mod fpu;
 pub(crate) mod module_static;

@@ -15,3 +15,84 @@ pub(crate) fn needs_ibpb() -> bool {
     // SAFETY: As above.
     unsafe { bindings::rkvm_needs_ibpb() }
 }
+
+/// The CPU that this runs on. Stale as soon as preemption is on.
+#[inline]
+pub(crate) fn current() -> u32 {
+    // SAFETY: Reads a per-CPU variable.
+    unsafe { bindings::rkvm_smp_processor_id() }
+}
+
+/// Interrupts CPU `cpu`, which makes it leave a guest. Not if it is this one: then it is in no guest.
+pub(crate) fn send_reschedule(cpu: u32) {
+    // SAFETY: The number is that of an online CPU, or the helper ignores it.
+    unsafe { bindings::rkvm_send_reschedule(cpu) };
+}
+
+unsafe extern "C" fn nothing(_arg: *mut core::ffi::c_void) {}
+
+/// Interrupts CPU `cpu` and waits until it has taken the interrupt. Interrupts are on.
+pub(crate) fn interrupt_and_wait(cpu: u32) {
+    // SAFETY: The function does nothing; an offline CPU is refused.
+    unsafe { bindings::rkvm_on_cpu(cpu as i32, Some(nothing), core::ptr::null_mut()) };
+}
+
+/// Whether a signal waits for the current thread.
+#[inline]
+pub(crate) fn signal_pending() -> bool {
+    // SAFETY: Reads the current task's flags.
+    unsafe { bindings::rkvm_signal_pending() }
+}
+
+/// Does what waits for this task before it may enter a guest: rescheduling, task work. EINTR for a signal.
+pub(crate) fn handle_guest_entry_work() -> kernel::error::Result {
+    // SAFETY: Process context, interrupts on, no locks held.
+    kernel::error::to_result(unsafe { bindings::xfer_to_guest_mode_handle_work() })
+}
+
+/// Whether something waits for this task; racy with interrupts on, which is fine for a hint.
+#[inline]
+pub(crate) fn guest_entry_work_pending() -> bool {
+    // SAFETY: Reads the current task's flags.
+    unsafe { bindings::rkvm_guest_entry_work_pending() }
+}
+
+/// Lets other threads run on this CPU first.
+pub(crate) fn yield_now() {
+    // SAFETY: Process context, no locks held.
+    unsafe { kernel::bindings::yield_() };
+}
+
+/// CPUs that are online.
+pub(crate) fn online() -> u32 {
+    // SAFETY: Reads a counter.
+    unsafe { bindings::rkvm_online_cpus() }
+}
+
+/// A set of signals, as `sigset_t`.
+pub(crate) struct SignalMask(u64);
+
+impl SignalMask {
+    /// From the eight bytes of KVM_SET_SIGNAL_MASK.
+    pub(crate) fn new(set: u64) -> Self {
+        Self(set)
+    }
+
+    /// Blocks these signals for this thread, until the value returned is dropped.
+    pub(crate) fn activate(&self) -> ActiveMask {
+        let mut old = 0;
+        // SAFETY: The helper sets the current task's own mask.
+        unsafe { bindings::rkvm_set_signal_mask(self.0, &mut old) };
+        ActiveMask(old, kernel::types::NotThreadSafe)
+    }
+}
+
+/// The mask that comes back when this is dropped.
+pub(crate) struct ActiveMask(u64, #[allow(dead_code)] kernel::types::NotThreadSafe);
+
+impl Drop for ActiveMask {
+    fn drop(&mut self) {
+        // SAFETY: As for `activate`, on the same thread.
+        unsafe { bindings::rkvm_set_signal_mask(self.0, core::ptr::null_mut()) };
+    }
+}

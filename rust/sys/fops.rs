@@ -27,7 +27,10 @@ use kernel::{
     types::ForeignOwnable, //
 };
 
-use super::uabi::UserArg;
+use super::{
+    page::SharedPage,
+    uabi::UserArg, //
+};
 use crate::THIS_MODULE;
 
 /// What a kind of file does. The file holds one reference to the object.
@@ -74,13 +77,12 @@ impl Mapping<'_> {
         f & flags::SHARED != 0 && f & flags::EXEC == 0
     }
 
-    /// Maps page `index` of the mapping to the page frame at `page`, which must stay allocated as long as the file:
-    /// the mapping holds a reference on the page of its own.
-    pub(crate) fn insert(&self, index: usize, page: *mut bindings::page) -> Result {
+    /// Maps page `index` of the mapping. The mapping holds a reference of its own on the page.
+    pub(crate) fn insert(&self, index: usize, page: &SharedPage) -> Result {
         let mixed = self.0.set_mixedmap();
         let address = self.0.start() + (index << kernel::page::PAGE_SHIFT);
-        // SAFETY: `page` is an order-0 page that the caller owns; the VMA is being set up and marked VM_MIXEDMAP.
-        kernel::error::to_result(unsafe { bindings::vm_insert_page(mixed.as_ptr(), address, page) })
+        // SAFETY: An order-0 page, alive by its type; the VMA is being set up and marked VM_MIXEDMAP.
+        kernel::error::to_result(unsafe { bindings::vm_insert_page(mixed.as_ptr(), address, page.page()) })
     }
 }
 

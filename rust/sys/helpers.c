@@ -8,6 +8,7 @@
 #include <linux/sched/signal.h>
 #include <linux/smp.h>
 #include <linux/vtime.h>
+#include <trace/events/ipi.h>
 #include <asm/cpu_entry_area.h>
 #include <asm/cpuid/api.h>
 #include <asm/cpufeature.h>
@@ -75,6 +76,23 @@ void rkvm_guest_entry_end(void)
 bool rkvm_signal_pending(void)
 {
 	return signal_pending(current);
+}
+
+/* The signals blocked in the current task, until it comes back to what it had itself. */
+void rkvm_set_signal_mask(u64 mask, u64 *old)
+{
+	sigset_t set, previous;
+
+	set.sig[0] = mask;
+	sigprocmask(SIG_SETMASK, &set, &previous);
+	if (old)
+		*old = previous.sig[0];
+	recalc_sigpending();
+}
+
+u32 rkvm_online_cpus(void)
+{
+	return num_online_cpus();
 }
 
 u32 rkvm_smp_processor_id(void)
@@ -267,6 +285,15 @@ u64 rkvm_get_debugreg(int n)
 void rkvm_on_each_cpu(void (*fn)(void *arg), void *arg)
 {
 	on_each_cpu(fn, arg, 1);
+}
+
+void rkvm_send_reschedule(u32 cpu)
+{
+	int me = get_cpu();
+
+	if (cpu != me && cpu < nr_cpu_ids && cpu_online(cpu))
+		smp_send_reschedule(cpu);
+	put_cpu();
 }
 
 int rkvm_on_cpu(int cpu, void (*fn)(void *arg), void *arg)

@@ -59,3 +59,17 @@ pub(crate) fn tsc_khz() -> u32 {
     // SAFETY: Reads a kernel variable that is constant after boot.
     unsafe { bindings::rkvm_tsc_khz() }
 }
+
+/// An indirect branch prediction barrier, where the CPU has one.
+pub(crate) fn indirect_branch_barrier() {
+    const MSR_IA32_PRED_CMD: u32 = 0x49;
+    // SAFETY: A command; a CPU without it faults, which is caught.
+    unsafe { bindings::rkvm_wrmsr_safe(MSR_IA32_PRED_CMD, 1) };
+}
+
+/// Writes back and drops the L1 data cache, where the CPU has the command.
+pub(crate) fn flush_l1d() {
+    const MSR_IA32_FLUSH_CMD: u32 = 0x10b;
+    // SAFETY: As above.
+    unsafe { bindings::rkvm_wrmsr_safe(MSR_IA32_FLUSH_CMD, 1) };
+}

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A virtual CPU (api.rst, "vCPU ioctls").
+//!
+//! Three types for three amounts of access: [`Vcpu`] is what any thread may touch (requests, the run page, counters);
+//! [`State`], behind the vCPU's mutex, is what belongs to the thread that has it; [`Running`] is a `State` whose VMCS is
+//! current with this thread, and everything that looks at registers is a method of it.
+
+pub(crate) mod control;
+pub(crate) mod cpuid;
+pub(crate) mod emulation;
+pub(crate) mod events;
+pub(crate) mod exits;
+pub(crate) mod ioctl;
+pub(crate) mod msr;
+pub(crate) mod platform;
+pub(crate) mod requests;
+pub(crate) mod run;
+pub(crate) mod run_page;
+pub(crate) mod setup;
+pub(crate) mod sregs;
+pub(crate) mod vpid;
+
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{
+        Arc,
+        Mutex, //
+    },
+};
+use rkvm_core::{
+    cpuid::guest::GuestCaps,
+    msr::store::GuestMsrs,
+    regs::{
+        dr,
+        efer, //
+    },
+    stats::VcpuStats,
+    vmx::controls::Controls, //
+};
+
+use crate::{
+    host::host,
+    sys::{
+        cpu::SignalMask,
+        fpu::{
+            GuestFpu,
+            GuestXState, //
+        },
+        page::{
+            TablePage,
+            Wait, //
+        },
+        vmx::{
+            Loaded,
+            VmcsContext, //
+        },
+    },
+    vm::Vm,
+};
+use events::Events;
+use requests::Requests;
+use run_page::RunPage;
+
+/// Default base, enabled.
+const APIC_BASE_RESET: u64 = 0xfee0_0800;
+/// The bootstrap processor.
+const APIC_BASE_BSP: u64 = 1 << 8;
+
+/// A VPID, if the host has them.
+fn vpid() -> Option<vpid::Vpid> {
+    if host().vmcs.features.vpid {
+        vpid::Vpid::allocate()
+    } else {
+        None
+    }
+}
+
+/// A virtual CPU.
+#[pin_data]
+pub(crate) struct Vcpu {
+    /// What user space called it; the APIC id at reset.
+    pub(crate) id: u32,
+    /// Place in the VM's table.
+    pub(crate) index: usize,
+    /// The pages shared with user space.
+    pub(crate) run: RunPage,
+    /// What other threads ask for.
+    pub(crate) requests: Requests,
+    /// Counters for KVM_GET_STATS_FD.
+    pub(crate) stats: VcpuStats,
+    /// Taken by every ioctl for as long as it lasts. May be held while sleeping; inside the VM's set-up lock.
+    #[pin]
+    state: Mutex<State>,
+}
+
+/// What belongs to the thread that has the vCPU's mutex.
+pub(crate) struct State {
+    vmcs: VmcsContext,
+    fpu: GuestFpu,
+    arch: Arch,
+}
+
+/// Architectural state that the VMCS does not hold, and copies of what it does.
+pub(crate) struct Arch {
+    /// Events on their way into the guest.
+    pub(crate) events: Events,
+    /// The controls in the VMCS.
+    pub(crate) controls: Controls,
+    /// CR0 as the guest sees it.
+    pub(crate) cr0: u64,
+    /// CR4 as the guest sees it.
+    pub(crate) cr4: u64,
+    /// IA32_EFER as the guest sees it.
+    pub(crate) efer: u64,
+    /// CR8, for a vCPU without an APIC in the kernel.
+    pub(crate) cr8: u64,
+    /// DR0 to DR3, DR6, DR7.
+    pub(crate) debug: DebugRegs,
+    /// XCR0 and IA32_XSS as they are while the guest runs.
+    pub(crate) xstate: GuestXState,
+    /// XCR0 as the guest set it.
+    pub(crate) xcr0: u64,
+    /// IA32_APIC_BASE, for a vCPU without an APIC in the kernel.
+    pub(crate) apic_base: u64,
+    /// CPUID as user space set it.
+    pub(crate) cpuid: cpuid::Cpuid,
+    /// What follows from it.
+    pub(crate) caps: GuestCaps,
+    /// MSRs that are storage with rules.
+    pub(crate) msrs: GuestMsrs,
+    /// Which MSR accesses exit.
+    pub(crate) msr_bitmap: TablePage,
+    /// The guest has written IA32_SPEC_CTRL.
+    pub(crate) spec_ctrl_used: bool,
+    /// The TLB tag; none when all are in use.
+    pub(crate) vpid: Option<vpid::Vpid>,
+    /// The signals that KVM_RUN lets through, if user space set them.
+    pub(crate) signal_mask: Option<SignalMask>,
+    /// What has to be finished when user space comes back.
+    pub(crate) completion: run::Completion,
+}
+
+/// The debug registers.
+#[derive(Clone, Copy)]
+pub(crate) struct DebugRegs {
+    /// Breakpoint addresses.
+    pub(crate) db: [u64; 4],
+    /// DR6 in the SDM's polarity: the fixed bits read as one.
+    pub(crate) dr6: u64,
+    /// DR7.
+    pub(crate) dr7: u64,
+}
+
+impl DebugRegs {
+    const RESET: Self = Self {
+        db: [0; 4],
+        dr6: dr::DR6_INIT,
+        dr7: dr::DR7_INIT,
+    };
+
+    /// Records debug conditions, given in the positive logic of pending debug exceptions.
+    pub(crate) fn raise(&mut self, bits: u64) {
+        // RTM is active low.
+        self.dr6 = (self.dr6 | (bits & !dr::DR6_RTM)) & !(bits & dr::DR6_RTM);
+    }
+}
+
+impl Vcpu {
+    /// A vCPU in the state after reset. ENOMEM.
+    pub(crate) fn new(vm: &Vm, id: u32, index: usize) -> Result<Arc<Self>> {
+        let state = State {
+            vmcs: VmcsContext::new(&host().hw, host().vmcs.revision_id)?,
+            fpu: GuestFpu::new()?,
+            arch: Arch {
+                events: Events::default(),
+                controls: Controls::default(),
+                cr0: setup::CR0_RESET,
+                cr4: 0,
+                efer: 0,
+                cr8: 0,
+                debug: DebugRegs::RESET,
+                xstate: host().xstate,
+                xcr0: 1,
+                apic_base: APIC_BASE_RESET | if index == 0 { APIC_BASE_BSP } else { 0 },
+                cpuid: cpuid::Cpuid::new(),
+                caps: cpuid::caps_of(&[]),
+                msrs: GuestMsrs::new(host().arch_capabilities),
+                msr_bitmap: TablePage::new(Wait::Sleep)?,
+                spec_ctrl_used: false,
+                vpid: vpid(),
+                signal_mask: None,
+                completion: run::Completion::None,
+            },
+        };
+        let vcpu = Arc::pin_init(
+            try_pin_init!(Self {
+                id,
+                index,
+                run: RunPage::new()?,
+                requests: Requests::new(),
+                stats: VcpuStats::default(),
+                state <- new_mutex!(state),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        vcpu.with(vm, |mut r| r.set_up());
+        Ok(vcpu)
+    }
+
+    /// Runs `f` with the vCPU locked and loaded on this thread.
+    pub(crate) fn with<R>(&self, vm: &Vm, f: impl FnOnce(Running<'_>) -> R) -> R {
+        let mut guard = self.state.lock();
+        let State { vmcs, fpu, arch } = &mut *guard;
+        let hw = &vmcs.load();
+        f(Running {
+            vm,
+            vcpu: self,
+            hw,
+            fpu,
+            arch,
+        })
+    }
+}
+
+/// A vCPU that is locked by and loaded on this thread.
+pub(crate) struct Running<'a> {
+    /// The VM that it belongs to.
+    pub(crate) vm: &'a Vm,
+    /// The part that all threads share.
+    pub(crate) vcpu: &'a Vcpu,
+    /// The right to VMREAD and VMWRITE.
+    pub(crate) hw: &'a Loaded<'a>,
+    /// Floating-point state.
+    pub(crate) fpu: &'a mut GuestFpu,
+    /// Everything else.
+    pub(crate) arch: &'a mut Arch,
+}
+
+impl Running<'_> {
+    /// Whether the guest is in IA-32e mode, whatever its code segment says.
+    #[inline]
+    pub(crate) fn long_mode(&self) -> bool {
+        self.arch.efer & efer::LMA != 0
+    }
+}

@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Control registers and EFER as the guest sees them, and the VMCS fields that follow from them.
+//!
+//! The guest owns a few bits of CR0 and CR4 and changes them without an exit; all others read from a shadow and exit
+//! when written. So `arch.cr0` and `arch.cr4` are right for the bits of the mask, and the VMCS for the rest.
+
+use kernel::prelude::*;
+use rkvm_core::{
+    addr::Gpa,
+    exception::Exception,
+    regs::{
+        cr0,
+        cr4,
+        efer,
+        rflags,
+        SegReg, //
+    },
+    vmx::{
+        controls::{
+            Entry,
+            Primary, //
+        },
+        fields::*,
+        registers::{
+            self,
+            Cr4Context, //
+        },
+        segment::{
+            self,
+            AccessRights, //
+        },
+        Vmcs, //
+    },
+};
+
+use super::{
+    requests::Request,
+    Running, //
+};
+use crate::host::host;
+
+/// Access-rights bits of a code segment.
+const AR_L: u32 = 1 << 13;
+const AR_TYPE: u32 = 0xf;
+const AR_TYPE_BUSY_TSS32: u32 = 0xb;
+const AR_DPL_SHIFT: u32 = 5;
+
+impl Running<'_> {
+    /// Sets or clears a primary processor-based control.
+    #[inline]
+    pub(crate) fn set_primary(&mut self, bit: Primary, on: bool) {
+        let new = self.arch.controls.primary.set(bit, on);
+        if new != self.arch.controls.primary {
+            self.arch.controls.primary = new;
+            self.hw.write(CPU_BASED_VM_EXEC_CONTROL, new.bits());
+        }
+    }
+
+    /// CR0 as the guest reads it.
+    #[inline]
+    pub(crate) fn read_cr0(&self) -> u64 {
+        let mask = registers::cr0_guest_host_mask(true);
+        (self.arch.cr0 & mask) | (self.hw.read(GUEST_CR0) & !mask)
+    }
+
+    /// CR4 as the guest reads it.
+    #[inline]
+    pub(crate) fn read_cr4(&self) -> u64 {
+        let mask = self.cr4_mask();
+        (self.arch.cr4 & mask) | (self.hw.read(GUEST_CR4) & !mask)
+    }
+
+    /// CR4 bits whose writes exit.
+    #[inline]
+    fn cr4_mask(&self) -> u64 {
+        registers::cr4_guest_host_mask(true, self.arch.rules().cr4_reserved)
+    }
+
+    /// Current privilege level: the DPL of SS.
+    #[inline]
+    pub(crate) fn cpl(&self) -> u8 {
+        if self.arch.cr0 & cr0::PE == 0 {
+            return 0;
+        }
+        if self.hw.read(GUEST_RFLAGS) & rflags::VM != 0 {
+            return 3;
+        }
+        ((self.hw.read(GUEST_SS_AR_BYTES) >> AR_DPL_SHIFT) & 3) as u8
+    }
+
+    /// Whether the guest runs 64-bit code.
+    #[inline]
+    pub(crate) fn in_64bit_code(&self) -> bool {
+        self.long_mode() && self.hw.read(GUEST_CS_AR_BYTES) & AR_L != 0
+    }
+
+    /// Whether the guest's paging is on, with PAE, outside IA-32e mode: then the VMCS holds four PDPTEs.
+    fn pae_paging(&self) -> bool {
+        self.arch.cr0 & cr0::PG != 0 && self.arch.cr4 & cr4::PAE != 0 && !self.long_mode()
+    }
+
+    /// MOV to CR0 by the guest (SDM, "MOV - Move to/from Control Registers").
+    pub(crate) fn guest_sets_cr0(&mut self, value: u64) -> Result<(), Exception> {
+        let value = value | cr0::ET;
+        if !registers::RegisterRules::cr0_valid(value) {
+            return Err(Exception::GP0);
+        }
+        let value = value & cr0::DEFINED;
+        let old = self.read_cr0();
+        let turns_paging_on = value & !old & cr0::PG != 0;
+        if turns_paging_on && self.arch.efer & efer::LME != 0 {
+            let cs_l = self.hw.read(GUEST_CS_AR_BYTES) & AR_L != 0;
+            if self.arch.cr4 & cr4::PAE == 0 || cs_l {
+                return Err(Exception::GP0);
+            }
+        }
+        let pcid = self.read_cr4() & cr4::PCIDE != 0;
+        if value & cr0::PG == 0 && (pcid || self.in_64bit_code()) {
+            return Err(Exception::GP0);
+        }
+        if value & cr0::WP == 0 && self.arch.cr4 & cr4::CET != 0 {
+            return Err(Exception::GP0);
+        }
+        let pae = value & cr0::PG != 0 && self.arch.cr4 & cr4::PAE != 0 && self.arch.efer & efer::LME == 0;
+        let changed = (value ^ old) & (cr0::PG | cr0::CD | cr0::NW) != 0;
+        if pae && changed {
+            self.load_pdptrs()?;
+        }
+        self.set_cr0(value);
+        Ok(())
+    }
+
+    /// Sets CR0 without checks, and what follows from it.
+    pub(crate) fn set_cr0(&mut self, value: u64) {
+        let old = self.arch.cr0;
+        if (old ^ value) & cr0::PG != 0 && self.arch.efer & efer::LME != 0 {
+            let lma = if value & cr0::PG != 0 { efer::LMA } else { 0 };
+            let efer = (self.arch.efer & !efer::LMA) | lma;
+            if lma != 0 {
+                self.make_tss_busy64();
+            }
+            self.arch.cr0 = value;
+            self.set_efer(efer);
+        }
+        self.arch.cr0 = value;
+        self.hw.write(CR0_READ_SHADOW, value);
+        self.hw
+            .write(GUEST_CR0, registers::hw_cr0(value, host().vmcs.cr0, &host().vmcs.features));
+        if (old ^ value) & (cr0::PG | cr0::WP) != 0 {
+            self.vcpu.requests.set_own(Request::TlbFlush);
+        }
+        // GUEST_CR4 depends on paging only without unrestricted guest, so it stays.
+    }
+
+    /// IA-32e mode wants a busy 64-bit TSS in TR; a guest that enters it with a 16-bit one gets the right type.
+    fn make_tss_busy64(&self) {
+        let ar = self.hw.read(GUEST_TR_AR_BYTES);
+        if ar & AR_TYPE != AR_TYPE_BUSY_TSS32 {
+            self.hw.write(GUEST_TR_AR_BYTES, (ar & !AR_TYPE) | AR_TYPE_BUSY_TSS32);
+        }
+    }
+
+    /// MOV to CR4 by the guest.
+    pub(crate) fn guest_sets_cr4(&mut self, value: u64) -> Result<(), Exception> {
+        if !self.arch.rules().cr4_valid(value) {
+            return Err(Exception::GP0);
+        }
+        let old = self.read_cr4();
+        let paging = self.arch.cr0 & cr0::PG != 0;
+        if self.long_mode() {
+            if value & cr4::PAE == 0 || (value ^ old) & cr4::LA57 != 0 {
+                return Err(Exception::GP0);
+            }
+        } else if paging
+            && value & cr4::PAE != 0
+            && (value ^ old) & (cr4::PAE | cr4::PGE | cr4::PSE | cr4::SMEP) != 0
+        {
+            self.load_pdptrs()?;
+        }
+        if value & !old & cr4::PCIDE != 0 && (!self.long_mode() || self.hw.read(GUEST_CR3) & 0xfff != 0) {
+            return Err(Exception::GP0);
+        }
+        if value & cr4::CET != 0 && self.read_cr0() & cr0::WP == 0 {
+            return Err(Exception::GP0);
+        }
+        self.set_cr4(value);
+        Ok(())
+    }
+
+    /// Sets CR4 without checks, and what follows from it.
+    pub(crate) fn set_cr4(&mut self, value: u64) {
+        let old = self.read_cr4();
+        self.arch.cr4 = value;
+        let context = Cr4Context {
+            host_mce: host().cr4_mce,
+            guest_paging: self.arch.cr0 & cr0::PG != 0,
+            vm86: false,
+            umip_emulated: false,
+        };
+        self.hw.write(CR4_READ_SHADOW, value);
+        self.hw.write(CR4_GUEST_HOST_MASK, self.cr4_mask());
+        let hw = registers::hw_cr4(value, host().vmcs.cr4, &host().vmcs.features, &context);
+        self.hw.write(GUEST_CR4, hw);
+        let flushes = cr4::PAE | cr4::PGE | cr4::PSE | cr4::PCIDE | cr4::SMEP | cr4::SMAP | cr4::LA57 | cr4::PKE;
+        if (old ^ value) & flushes != 0 {
+            self.vcpu.requests.set_own(Request::TlbFlush);
+        }
+        if (old ^ value) & (cr4::OSXSAVE | cr4::PKE) != 0 {
+            self.update_dynamic_cpuid();
+            self.update_xstate();
+        }
+    }
+
+    /// MOV to CR3 in the emulator, or by KVM_SET_SREGS. With EPT the guest's own doesn't exit.
+    pub(crate) fn guest_sets_cr3(&mut self, value: u64) -> Result<(), Exception> {
+        let no_flush = 1u64 << 63;
+        let pcid = self.read_cr4() & cr4::PCIDE != 0;
+        let cr3 = if pcid { value & !no_flush } else { value };
+        if self.long_mode() {
+            if !self.arch.rules().cr3_valid(cr3) {
+                return Err(Exception::GP0);
+            }
+        }
+        self.hw.write(GUEST_CR3, cr3);
+        if self.pae_paging() {
+            self.load_pdptrs()?;
+        }
+        if !(pcid && value & no_flush != 0) {
+            self.vcpu.requests.set_own(Request::TlbFlush);
+        }
+        Ok(())
+    }
+
+    /// Loads the four page-directory-pointer entries from CR3 (SDM, "PAE Paging"). #GP for reserved bits in one that is
+    /// present; nothing changes then.
+    pub(crate) fn load_pdptrs(&mut self) -> Result<(), Exception> {
+        /// PDPTE bits 1, 2 and 5 to 8 are reserved.
+        const RESERVED_LOW: u64 = 0x1e6;
+        let table = Gpa(self.hw.read(GUEST_CR3) & 0xffff_ffe0);
+        let reserved = self.arch.rules().cr3_reserved | RESERVED_LOW;
+        let mut entries = [0u64; 4];
+        for (i, entry) in entries.iter_mut().enumerate() {
+            let at = table.wrapping_add(8u64.wrapping_mul(i as u64));
+            let mut bytes = [0; 8];
+            // A page directory pointer table outside RAM reads as not present.
+            *entry = match self.vm.memory.read(at, &mut bytes) {
+                Ok(()) => u64::from_le_bytes(bytes),
+                Err(_) => return Err(Exception::GP0),
+            };
+            if *entry & 1 != 0 && *entry & reserved != 0 {
+                return Err(Exception::GP0);
+            }
+        }
+        self.hw.write(GUEST_PDPTR0, entries[0]);
+        self.hw.write(GUEST_PDPTR1, entries[1]);
+        self.hw.write(GUEST_PDPTR2, entries[2]);
+        self.hw.write(GUEST_PDPTR3, entries[3]);
+        Ok(())
+    }
+
+    /// Sets EFER without checks, and the entry control for IA-32e mode.
+    pub(crate) fn set_efer(&mut self, value: u64) {
+        self.arch.efer = value;
+        let entry = self.arch.controls.entry.set(Entry::IA32E_MODE, value & efer::LMA != 0);
+        if entry != self.arch.controls.entry {
+            self.arch.controls.entry = entry;
+            self.hw.write(VM_ENTRY_CONTROLS, entry.bits());
+        }
+        // VM entry wants LME to be what LMA is whenever CR0.PG is set; with paging off LMA is clear and LME is free.
+        let hw = if value & efer::LMA == 0 && self.arch.cr0 & cr0::PG != 0 {
+            value & !efer::LME
+        } else {
+            value
+        };
+        self.hw.write(GUEST_IA32_EFER, hw);
+    }
+
+    /// WRMSR of EFER by the guest: LMA is not writable, and LME not while paging is on.
+    pub(crate) fn guest_sets_efer(&mut self, value: u64) -> Result<(), Exception> {
+        if !self.arch.rules().efer_valid(value & !efer::LMA) {
+            return Err(Exception::GP0);
+        }
+        let old = self.arch.efer;
+        if self.arch.cr0 & cr0::PG != 0 && (old ^ value) & efer::LME != 0 {
+            return Err(Exception::GP0);
+        }
+        let value = (value & !efer::LMA) | (old & efer::LMA);
+        if (old ^ value) & efer::NX != 0 {
+            self.vcpu.requests.set_own(Request::TlbFlush);
+        }
+        self.set_efer(value);
+        Ok(())
+    }
+
+    /// A segment register as the VMCS has it.
+    pub(crate) fn segment(&self, reg: SegReg) -> segment::Segment {
+        segment::read(self.hw, reg)
+    }
+
+    /// Sets a segment register; an unrestricted guest wants code and data marked accessed.
+    pub(crate) fn set_segment(&self, reg: SegReg, mut value: segment::Segment) {
+        segment::fix_accessed(reg, &mut value);
+        segment::write(self.hw, reg, &value);
+    }
+
+    /// The access rights of a segment register alone.
+    pub(crate) fn access_rights(&self, reg: SegReg) -> AccessRights {
+        segment::access_rights(self.hw, reg)
+    }
+}

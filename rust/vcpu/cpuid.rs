@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The guest's CPUID table and what follows from it (api.rst, "KVM_SET_CPUID2").
+
+use kernel::prelude::*;
+use rkvm_core::{
+    cpuid::{
+        features,
+        guest::{
+            check,
+            update_runtime,
+            BadCpuid,
+            CpuidIndex,
+            GuestCaps,
+            Runtime, //
+        },
+        CpuidEntry, //
+    },
+    vmx::{
+        negotiate::VcpuShape,
+        registers::RegisterRules, //
+    },
+};
+
+use super::{
+    Arch,
+    Running, //
+};
+use crate::host::{
+    host,
+    HostCpu, //
+};
+
+/// The table and its index.
+pub(crate) struct Cpuid {
+    pub(crate) entries: KVVec<CpuidEntry>,
+    pub(crate) index: CpuidIndex,
+}
+
+impl Cpuid {
+    /// The table of a new vCPU: empty.
+    pub(crate) const fn new() -> Self {
+        Self {
+            entries: KVVec::new(),
+            index: CpuidIndex::EMPTY,
+        }
+    }
+}
+
+/// What an empty table allows.
+pub(crate) fn caps_of(entries: &[CpuidEntry]) -> GuestCaps {
+    GuestCaps::derive(entries, &HostCpu, &host().implemented)
+}
+
+impl Arch {
+    /// Rules for control registers.
+    #[inline]
+    pub(crate) fn rules(&self) -> &RegisterRules {
+        &self.caps.rules
+    }
+
+    /// What decides the VMCS controls.
+    pub(crate) fn shape(&self) -> VcpuShape {
+        VcpuShape {
+            rdtscp: self.caps.has(features::RDTSCP) || self.caps.has(features::RDPID),
+            invpcid: self.caps.has(features::INVPCID),
+            xsaves: self.caps.has(features::XSAVES),
+            ..VcpuShape::default()
+        }
+    }
+
+    /// EAX of leaf 1, which is also in RDX after reset.
+    pub(crate) fn cpuid_signature(&self) -> Option<u64> {
+        self.cpuid.index.lookup(&self.cpuid.entries, 1, 0).map(|e| u64::from(e.eax))
+    }
+}
+
+impl Running<'_> {
+    /// KVM_SET_CPUID2. E2BIG for too many entries; EINVAL for a table that no processor has.
+    pub(crate) fn set_cpuid(&mut self, entries: KVVec<CpuidEntry>) -> Result {
+        check(&entries).map_err(|e| match e {
+            BadCpuid::TooMany => E2BIG,
+            BadCpuid::LinearAddressBits => EINVAL,
+        })?;
+        self.arch.cpuid.index = CpuidIndex::build(&entries);
+        self.arch.cpuid.entries = entries;
+        self.arch.caps = caps_of(&self.arch.cpuid.entries);
+        self.update_dynamic_cpuid();
+        self.write_controls_for_shape();
+        self.update_msr_bitmap();
+        self.apic_follows_cpuid();
+        // The guest/host mask of CR4 depends on the bits that the guest has.
+        let cr4 = self.read_cr4();
+        self.set_cr4(cr4);
+        self.update_xstate();
+        Ok(())
+    }
+
+    /// The bits of CPUID that follow CR4, XCR0, XSS and the APIC.
+    pub(crate) fn update_dynamic_cpuid(&mut self) {
+        let state = Runtime {
+            cr4: self.read_cr4(),
+            apic_enabled: self.apic_enabled(),
+            mwait: None,
+            xcr0: self.arch.xcr0,
+            xss: self.arch.msrs.xss,
+        };
+        update_runtime(&mut self.arch.cpuid.entries, &host().xstate_sizes, &state);
+    }
+}

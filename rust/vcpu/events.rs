@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Events on their way into the guest: exceptions, NMIs, interrupts, and what an exit interrupted on its way.
+//!
+//! At most one event is *injected*: written to the VMCS, and given back by the next exit if its delivery did not
+//! finish. Behind it wait at most one *pending* exception, NMIs, and whatever interrupts the APIC or user space has.
+//! SDM volume 3, "Event Injection", "Information for VM Exits That Occur During Event Delivery".
+
+use rkvm_core::{
+    exception::{
+        Exception,
+        Payload,
+        Vector, //
+    },
+    regs::{
+        cr0,
+        rflags, //
+    },
+    vmx::{
+        controls::Primary,
+        event::{
+            interruptibility,
+            pending_debug,
+            EventInfo,
+            EventType, //
+        },
+        fields::*,
+        Vmcs, //
+    },
+};
+
+use super::{
+    requests::Request,
+    Running, //
+};
+
+/// An event as VM entry takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Injected {
+    pub(crate) info: EventInfo,
+    pub(crate) error_code: u32,
+    /// Bytes of the instruction, for software events.
+    pub(crate) length: u32,
+}
+
+/// The events of one vCPU.
+#[derive(Default)]
+pub(crate) struct Events {
+    /// In delivery.
+    pub(crate) injected: Option<Injected>,
+    /// Raised, not yet in delivery.
+    pub(crate) exception: Option<Exception>,
+    /// NMIs that wait, at most two.
+    pub(crate) nmis: u8,
+    /// An interrupt from KVM_INTERRUPT (no APIC in the kernel).
+    pub(crate) user_interrupt: Option<u8>,
+}
+
+impl Running<'_> {
+    /// Raises an exception; together with one that is already there it may become a double or a triple fault
+    /// (SDM, "Interrupt 8 - Double Fault Exception").
+    pub(crate) fn queue_exception(&mut self, e: Exception) {
+        self.vcpu.requests.set_own(Request::Event);
+        let first = match (&self.arch.events.exception, &self.arch.events.injected) {
+            (Some(p), _) => Some(p.vector as u8),
+            (None, Some(i)) if i.info.kind() == EventType::HardwareException => Some(i.info.vector()),
+            _ => None,
+        };
+        let Some(first) = first else {
+            self.arch.events.exception = Some(e);
+            return;
+        };
+        if first == Vector::Df as u8 {
+            self.vcpu.requests.set_own(Request::TripleFault);
+            return;
+        }
+        let double = (is_contributory(first) && is_contributory(e.vector as u8))
+            || (first == Vector::Pf as u8 && (is_contributory(e.vector as u8) || e.vector == Vector::Pf));
+        if double {
+            self.arch.events.injected = None;
+            self.arch.events.exception = Some(Exception::with_code(Vector::Df, 0));
+        } else {
+            // The second one is delivered; the first comes again when its instruction does.
+            self.arch.events.injected = None;
+            self.arch.events.exception = Some(e);
+        }
+    }
+
+    /// After an exit: what was injected is delivered, unless the exit says that it interrupted the delivery.
+    #[inline]
+    pub(crate) fn complete_injection(&mut self) {
+        let vectoring = EventInfo(self.hw.read(IDT_VECTORING_INFO_FIELD));
+        if !vectoring.valid() {
+            self.arch.events.injected = None;
+            return;
+        }
+        self.requeue(vectoring);
+    }
+
+    #[cold]
+    fn requeue(&mut self, vectoring: EventInfo) {
+        self.vcpu.requests.set_own(Request::Event);
+        if vectoring.kind() == EventType::Nmi {
+            // The NMI is not delivered, so it does not block the next one: it is the next one.
+            self.set_nmi_blocked(false);
+        }
+        self.arch.events.injected = Some(Injected {
+            info: vectoring.for_reinjection(),
+            error_code: if vectoring.has_error_code() {
+                self.hw.read(IDT_VECTORING_ERROR_CODE)
+            } else {
+                0
+            },
+            length: if vectoring.kind().needs_instruction_length() {
+                self.hw.read(VM_EXIT_INSTRUCTION_LEN)
+            } else {
+                0
+            },
+        });
+    }
+
+    /// Writes the event for the next entry, or opens the windows through which those that wait will come.
+    pub(crate) fn inject_events(&mut self) {
+        if let Some(event) = self.arch.events.injected {
+            self.write_event(event);
+        } else if let Some(e) = self.arch.events.exception.take() {
+            self.inject_exception(e);
+        } else if self.arch.events.nmis > 0 && self.nmi_allowed() {
+            self.arch.events.nmis = self.arch.events.nmis.saturating_sub(1);
+            self.set_event(EventInfo::NMI);
+        } else if self.has_interrupt() && self.interrupt_allowed() {
+            if let Some(vector) = self.take_interrupt() {
+                self.vcpu.stats.irq_injections.add(1);
+                self.set_event(EventInfo::interrupt(vector));
+            }
+        }
+        let nmi_waits = self.arch.events.nmis > 0;
+        self.set_primary(Primary::NMI_WINDOW_EXITING, nmi_waits);
+        let interrupt_waits = self.has_interrupt() || self.user_wants_window();
+        self.set_primary(Primary::INTR_WINDOW_EXITING, interrupt_waits);
+    }
+
+    fn set_event(&mut self, info: EventInfo) {
+        let event = Injected {
+            info,
+            error_code: 0,
+            length: 0,
+        };
+        self.arch.events.injected = Some(event);
+        self.write_event(event);
+    }
+
+    fn write_event(&self, event: Injected) {
+        if event.info.has_error_code() {
+            self.hw.write(VM_ENTRY_EXCEPTION_ERROR_CODE, event.error_code);
+        }
+        if event.info.kind().needs_instruction_length() {
+            self.hw.write(VM_ENTRY_INSTRUCTION_LEN, event.length);
+        }
+        self.hw.write(VM_ENTRY_INTR_INFO_FIELD, event.info.0);
+    }
+
+    fn inject_exception(&mut self, e: Exception) {
+        self.deliver_payload(&e);
+        // Faults set RF so that the instruction can go on past an instruction breakpoint; #DB decides by its cause.
+        if !matches!(e.vector, Vector::Db | Vector::Bp | Vector::Of) {
+            let flags = self.hw.read(GUEST_RFLAGS);
+            self.hw.write(GUEST_RFLAGS, flags | rflags::RF);
+        }
+        let (info, error_code) = EventInfo::exception(&e, self.arch.cr0 & cr0::PE != 0);
+        let length = if info.kind().needs_instruction_length() { 1 } else { 0 };
+        let event = Injected {
+            info,
+            error_code,
+            length,
+        };
+        self.arch.events.injected = Some(event);
+        self.write_event(event);
+    }
+
+    /// CR2 or DR6 as the exception leaves them (api.rst, KVM_CAP_EXCEPTION_PAYLOAD).
+    pub(crate) fn deliver_payload(&mut self, e: &Exception) {
+        match e.payload {
+            Payload::None => {}
+            Payload::Cr2(address) => self.hw.set_cr2(address.0),
+            Payload::Dr6(bits) => self.arch.debug.raise(bits),
+        }
+    }
+
+    /// Whether NMIs are blocked until the next IRET.
+    pub(crate) fn nmi_blocked(&self) -> bool {
+        self.hw.read(GUEST_INTERRUPTIBILITY_INFO) & interruptibility::NMI != 0
+    }
+
+    pub(crate) fn set_nmi_blocked(&self, blocked: bool) {
+        let state = self.hw.read(GUEST_INTERRUPTIBILITY_INFO) & !interruptibility::NMI;
+        let bit = if blocked { interruptibility::NMI } else { 0 };
+        self.hw.write(GUEST_INTERRUPTIBILITY_INFO, state | bit);
+    }
+
+    fn nmi_allowed(&self) -> bool {
+        let blocking = interruptibility::NMI | interruptibility::STI | interruptibility::MOV_SS;
+        self.arch.events.injected.is_none() && self.hw.read(GUEST_INTERRUPTIBILITY_INFO) & blocking == 0
+    }
+
+    /// Whether the guest takes interrupts now: IF is set and no shadow is over the next instruction.
+    pub(crate) fn interrupt_allowed(&self) -> bool {
+        self.arch.events.injected.is_none()
+            && self.hw.read(GUEST_RFLAGS) & rflags::IF != 0
+            && self.hw.read(GUEST_INTERRUPTIBILITY_INFO) & (interruptibility::STI | interruptibility::MOV_SS) == 0
+    }
+
+    /// Ends the shadow of STI or MOV SS, as every completed instruction does.
+    #[inline]
+    pub(crate) fn clear_interrupt_shadow(&self) {
+        let state = self.hw.read(GUEST_INTERRUPTIBILITY_INFO);
+        let shadow = interruptibility::STI | interruptibility::MOV_SS;
+        if state & shadow != 0 {
+            self.hw.write(GUEST_INTERRUPTIBILITY_INFO, state & !shadow);
+        }
+    }
+
+    /// Moves RIP past the instruction that exited. With TF set the single-step trap follows.
+    #[inline]
+    pub(crate) fn skip_instruction(&mut self) {
+        let length = self.hw.read(VM_EXIT_INSTRUCTION_LEN);
+        let rip = self.hw.read(GUEST_RIP).wrapping_add(u64::from(length));
+        self.set_rip_after_instruction(rip);
+        self.clear_interrupt_shadow();
+        if self.hw.read(GUEST_RFLAGS) & rflags::TF != 0 {
+            self.single_step();
+        }
+    }
+
+    /// RIP wraps at 4 GiB outside 64-bit code.
+    #[inline]
+    fn set_rip_after_instruction(&self, rip: u64) {
+        let wrapped = if rip >> 32 != 0 && !self.in_64bit_code() { rip & 0xffff_ffff } else { rip };
+        self.hw.write(GUEST_RIP, wrapped);
+    }
+
+    #[cold]
+    pub(crate) fn single_step(&mut self) {
+        self.queue_exception(Exception::db(pending_debug::BS));
+    }
+}
+
+/// Exceptions that make a double fault of each other.
+fn is_contributory(vector: u8) -> bool {
+    matches!(vector, 0 | 10..=13 | 21)
+}

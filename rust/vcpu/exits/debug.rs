@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! #DB and MOV to and from debug registers (SDM, "Debug Registers", "Debug Exceptions").
+
+use kernel::prelude::*;
+use rkvm_core::{
+    exception::Exception,
+    regs::{
+        cr4,
+        dr, //
+    },
+    vmx::{
+        event::{
+            interruptibility,
+            pending_debug, //
+        },
+        exit::qualification::DrAccess,
+        fields::*,
+        Vmcs, //
+    },
+};
+
+use crate::{
+    sys::debug_registers,
+    vcpu::{
+        run::Flow,
+        Running, //
+    },
+};
+
+/// DR7 bits that enable a breakpoint.
+const DR7_ENABLES: u64 = 0xff;
+/// Conditions in the exit qualification of #DB: B0 to B3, BD, BS, RTM.
+const CONDITIONS: u64 = 0xf | dr::DR6_BD | dr::DR6_BS | dr::DR6_RTM;
+
+impl Running<'_> {
+    /// Loads DR0 to DR3 if the guest has a breakpoint enabled. DR7 is switched by entry and exit.
+    #[inline]
+    pub(crate) fn load_debug_registers(&self) {
+        if self.arch.debug.dr7 & DR7_ENABLES != 0 {
+            debug_registers::load(&self.arch.debug.db);
+        }
+    }
+
+    pub(super) fn exit_debug_exception(&mut self) -> Result<Flow> {
+        let conditions = self.hw.read(EXIT_QUALIFICATION) & CONDITIONS;
+        // The exit keeps RF and the trap itself away; entry insists that a shadow with TF has the step pending.
+        if conditions & dr::DR6_BS == 0 {
+            let state = self.hw.read(GUEST_INTERRUPTIBILITY_INFO);
+            let shadow = interruptibility::STI | interruptibility::MOV_SS;
+            if state & shadow != 0 {
+                let pending = self.hw.read(GUEST_PENDING_DBG_EXCEPTIONS);
+                self.hw.write(GUEST_PENDING_DBG_EXCEPTIONS, pending | pending_debug::BS);
+            }
+        }
+        self.inject_or_resume(Err(Exception::db(conditions)))
+    }
+
+    pub(super) fn exit_dr_access(&mut self) -> Result<Flow> {
+        let access = DrAccess::decode(self.hw.read(EXIT_QUALIFICATION));
+        let result = self.access_debug_register(access);
+        self.retire(result)
+    }
+
+    fn access_debug_register(&mut self, access: DrAccess) -> Result<(), Exception> {
+        if self.cpl() != 0 {
+            return Err(Exception::GP0);
+        }
+        let aliased = access.dr == 4 || access.dr == 5;
+        if aliased && self.read_cr4() & cr4::DE != 0 {
+            return Err(Exception::UD);
+        }
+        if self.arch.debug.dr7 & dr::DR7_GD != 0 {
+            // General detect: the handler may touch the registers, so GD goes off.
+            self.arch.debug.dr7 &= !dr::DR7_GD;
+            self.hw.write(GUEST_DR7, self.arch.debug.dr7);
+            return Err(Exception::db(dr::DR6_BD));
+        }
+        if access.read {
+            let value = self.debug_register(access.dr);
+            self.set_gpr(access.gpr, value);
+            return Ok(());
+        }
+        let wide = self.in_64bit_code();
+        let value = self.gpr(access.gpr);
+        self.set_debug_register(access.dr, if wide { value } else { value & 0xffff_ffff })
+    }
+
+    /// DR0 to DR7; 4 and 5 are 6 and 7.
+    pub(crate) fn debug_register(&self, n: u8) -> u64 {
+        match n {
+            0..=3 => self.arch.debug.db.get(usize::from(n)).copied().unwrap_or(0),
+            4 | 6 => self.arch.debug.dr6,
+            _ => self.arch.debug.dr7,
+        }
+    }
+
+    /// Sets DR0 to DR7. #GP(0) if DR6 or DR7 would get a bit in its upper half.
+    pub(crate) fn set_debug_register(&mut self, n: u8, value: u64) -> Result<(), Exception> {
+        const DR6_WRITABLE: u64 = 0xe00f;
+        const DR7_WRITABLE: u64 = 0xffff_2bff;
+        match n {
+            0..=3 => {
+                if let Some(db) = self.arch.debug.db.get_mut(usize::from(n)) {
+                    *db = value;
+                }
+            }
+            _ if value >> 32 != 0 => return Err(Exception::GP0),
+            4 | 6 => self.arch.debug.dr6 = (value & DR6_WRITABLE) | dr::DR6_INIT | dr::DR6_RTM,
+            _ => {
+                self.arch.debug.dr7 = (value & DR7_WRITABLE) | dr::DR7_INIT;
+                self.hw.write(GUEST_DR7, self.arch.debug.dr7);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Exceptions that always exit: #UD for emulation, #DB and #AC against endless delivery, #MC for the host
+//! (SDM, "Information for VM Exits Due to Vectored Events").
+
+use kernel::prelude::*;
+use rkvm_core::{
+    exception::{
+        Exception,
+        Vector, //
+    },
+    regs::rflags,
+    vmx::{
+        event::{
+            interruptibility,
+            EventInfo, //
+        },
+        fields::*,
+        Vmcs, //
+    },
+};
+
+use crate::{
+    sys::params,
+    vcpu::{
+        run::Flow,
+        run_page::InternalError,
+        Running, //
+    },
+};
+
+/// `ud2; .ascii "kvm"`: the next instruction is to be emulated.
+const FORCED_EMULATION_PREFIX: [u8; 5] = [0x0f, 0x0b, b'k', b'v', b'm'];
+
+impl Running<'_> {
+    pub(super) fn exit_exception(&mut self) -> Result<Flow> {
+        let info = self.exit_interruption();
+        if info.is_nmi() {
+            // The host's; handled before interrupts came back on.
+            return Ok(Flow::Resume);
+        }
+        self.restore_nmi_blocking(info);
+        if info.is_exception(Vector::Ud) {
+            return self.exit_undefined();
+        }
+        if self.arch.events.injected.is_some() && !info.is_exception(Vector::Db) {
+            return Ok(self.simultaneous_exceptions(info));
+        }
+        if info.is_exception(Vector::Db) {
+            return self.exit_debug_exception();
+        }
+        if info.is_exception(Vector::Ac) {
+            return self.inject_or_resume(Err(Exception::AC));
+        }
+        if info.is_exception(Vector::Mc) {
+            // Delivered to the host by the exit itself.
+            return Ok(Flow::Resume);
+        }
+        Ok(self.simultaneous_exceptions(info))
+    }
+
+    /// An IRET that unblocked NMIs has faulted: NMIs are still blocked.
+    pub(super) fn restore_nmi_blocking(&mut self, info: EventInfo) {
+        if info.nmi_unblocked_by_iret() && info.vector() != Vector::Df as u8 && self.arch.events.injected.is_none() {
+            let state = self.hw.read(GUEST_INTERRUPTIBILITY_INFO);
+            self.hw.write(GUEST_INTERRUPTIBILITY_INFO, state | interruptibility::NMI);
+        }
+    }
+
+    /// #UD: an instruction that only the emulator has, or one that nobody has.
+    fn exit_undefined(&mut self) -> Result<Flow> {
+        if params::force_emulation_prefix() {
+            let mut bytes = [0; 5];
+            let rip = self.linear_rip();
+            if self.fetch(rip, &mut bytes) == Ok(bytes.len()) && bytes == FORCED_EMULATION_PREFIX {
+                let flags = self.hw.read(GUEST_RFLAGS);
+                self.hw.write(GUEST_RFLAGS, flags & !rflags::RF);
+                let rip = self.hw.read(GUEST_RIP).wrapping_add(5);
+                self.hw.write(GUEST_RIP, rip);
+                return self.emulate_forced();
+            }
+        }
+        self.emulate_undefined()
+    }
+
+    /// KVM_INTERNAL_ERROR_SIMUL_EX.
+    fn simultaneous_exceptions(&self, info: EventInfo) -> Flow {
+        let vectoring = self.hw.read(IDT_VECTORING_INFO_FIELD);
+        let code = self.hw.read(VM_EXIT_INTR_ERROR_CODE);
+        let cpu = crate::sys::cpu::current();
+        self.vcpu.run.set_internal_error(
+            InternalError::SimulEx,
+            &[vectoring.into(), info.0.into(), code.into(), cpu.into()],
+        );
+        Flow::ToUser
+    }
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Exits that are handled with interrupts off, without leaving the innermost loop of KVM_RUN.
+//!
+//! Nothing here may sleep, touch user memory, or take longer than an interrupt handler would.
+
+use rkvm_core::{
+    cpuid::guest::execute,
+    exception::Exception,
+    vmx::{
+        event::EventInfo,
+        exit::ExitReason, //
+    },
+};
+
+use crate::{
+    sys::vmx::EntryGuard,
+    vcpu::Running, //
+};
+
+/// Whether the exit is done with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fast {
+    /// Done: the guest may be entered again.
+    Handled,
+    /// The full handler has to look at it, with interrupts on.
+    Leave,
+}
+
+const EXTERNAL_INTERRUPT: u32 = 1;
+const CPUID: u32 = 10;
+const VMCALL: u32 = 18;
+const IO_INSTRUCTION: u32 = 30;
+const MSR_READ: u32 = 31;
+const MSR_WRITE: u32 = 32;
+
+impl Running<'_> {
+    /// Handles the exit if it is one of the simple ones. A failed entry has bit 31 set and matches none.
+    #[inline]
+    pub(crate) fn handle_fast(&mut self, guard: &mut EntryGuard<'_, '_>, reason: ExitReason) -> Fast {
+        match reason.0 {
+            CPUID => self.fast_cpuid(),
+            MSR_WRITE => self.fast_wrmsr(),
+            MSR_READ => self.fast_rdmsr(),
+            IO_INSTRUCTION => self.fast_io(),
+            VMCALL => self.fast_vmcall(),
+            EXTERNAL_INTERRUPT => {
+                let info = EventInfo(guard.interruption_info());
+                if info.valid() {
+                    guard.forward_irq(u32::from(info.vector()));
+                }
+                Fast::Leave
+            }
+            _ => Fast::Leave,
+        }
+    }
+
+    /// The event that was injected is delivered: an instruction exited after it.
+    #[inline]
+    pub(super) fn instruction_retires(&mut self) {
+        self.arch.events.injected = None;
+        self.skip_instruction();
+    }
+
+    fn fast_cpuid(&mut self) -> Fast {
+        if self.arch.msrs.cpuid_faults() && self.cpl() > 0 {
+            self.arch.events.injected = None;
+            self.queue_exception(Exception::GP0);
+            return Fast::Handled;
+        }
+        let (leaf, subleaf) = (self.hw.gpr(0) as u32, self.hw.gpr(1) as u32);
+        let regs = execute(&self.arch.cpuid.entries, &self.arch.cpuid.index, leaf, subleaf);
+        self.hw.set_gpr(0, regs.eax.into());
+        self.hw.set_gpr(3, regs.ebx.into());
+        self.hw.set_gpr(1, regs.ecx.into());
+        self.hw.set_gpr(2, regs.edx.into());
+        self.instruction_retires();
+        Fast::Handled
+    }
+}

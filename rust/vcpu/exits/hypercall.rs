@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! VMCALL: KVM's hypercalls (Documentation/virt/kvm/x86/hypercalls.rst).
+
+use kernel::prelude::*;
+
+use super::fast::Fast;
+use crate::vcpu::{
+    run::Flow,
+    Running, //
+};
+
+const KVM_HC_VAPIC_POLL_IRQ: u64 = 1;
+/// -KVM_ENOSYS and -KVM_EPERM.
+const ENOSYS: i64 = -1000;
+const EPERM: i64 = -1;
+
+impl Running<'_> {
+    /// All hypercalls that rkvm has need neither sleep nor user memory.
+    pub(super) fn fast_vmcall(&mut self) -> Fast {
+        let result = self.hypercall();
+        self.hw.set_gpr(0, if self.in_64bit_code() { result as u64 } else { result as u32 as u64 });
+        self.vcpu.stats.hypercalls.add(1);
+        self.instruction_retires();
+        Fast::Handled
+    }
+
+    /// The exit is always handled above; here for the dispatch to be complete.
+    pub(super) fn exit_vmcall(&mut self) -> Result<Flow> {
+        self.fast_vmcall();
+        Ok(Flow::Resume)
+    }
+
+    fn hypercall(&mut self) -> i64 {
+        if self.cpl() != 0 {
+            return EPERM;
+        }
+        let wide = self.in_64bit_code();
+        let argument = |n| if wide { self.hw.gpr(n) } else { self.hw.gpr(n) & 0xffff_ffff };
+        match argument(0) {
+            KVM_HC_VAPIC_POLL_IRQ => 0,
+            _ => ENOSYS,
+        }
+    }
+}

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! MSRs: from a number to whoever answers for it. The rules are in `rkvm_core::msr`.
+
+use rkvm_core::{
+    cpuid::features,
+    msr::{
+        self as core_msr,
+        bitmap::{
+            self,
+            Direction, //
+        },
+        list,
+        number::*,
+        rules,
+        store::{
+            Context,
+            Effect, //
+        },
+        Handler,
+        MsrError,
+        Origin, //
+    },
+    vmx::{
+        fields::*,
+        Vmcs, //
+    },
+};
+
+use super::{
+    Arch,
+    Running, //
+};
+use crate::{
+    host::host,
+    sys::{
+        msr as host_msr,
+        params,
+        vmx::UserReturnMsr, //
+    },
+};
+
+impl Arch {
+    /// Circumstances of an access by `origin`.
+    #[inline]
+    pub(crate) fn msr_context(&self, origin: Origin) -> Context<'_> {
+        Context {
+            origin,
+            caps: &self.caps,
+            platform_info_readable: true,
+            misc_enable_no_mwait: true,
+        }
+    }
+}
+
+impl Running<'_> {
+    /// Reads an MSR for the guest or for user space.
+    pub(crate) fn get_msr(&mut self, msr: u32, origin: Origin) -> Result<u64, MsrError> {
+        self.get_known_msr(msr, origin).or_else(|e| self.unsupported(e, msr, origin, None))
+    }
+
+    fn get_known_msr(&mut self, msr: u32, origin: Origin) -> Result<u64, MsrError> {
+        Ok(match core_msr::handler(msr) {
+            Handler::Store if msr == SPEC_CTRL => {
+                self.arch.msrs.get(msr, &self.arch.msr_context(origin))?;
+                self.hw.spec_ctrl()
+            }
+            Handler::Store => self.arch.msrs.get(msr, &self.arch.msr_context(origin))?,
+            Handler::FsBase => self.hw.read(GUEST_FS_BASE),
+            Handler::GsBase => self.hw.read(GUEST_GS_BASE),
+            Handler::KernelGsBase => self.hw.kernel_gs_base(),
+            Handler::SysenterCs => self.hw.read(GUEST_SYSENTER_CS).into(),
+            Handler::SysenterEsp => self.hw.read(GUEST_SYSENTER_ESP),
+            Handler::SysenterEip => self.hw.read(GUEST_SYSENTER_EIP),
+            Handler::Debugctl => self.hw.read(GUEST_IA32_DEBUGCTL),
+            Handler::Efer => self.arch.efer,
+            Handler::PredCmd | Handler::FlushCmd => return Err(MsrError::Invalid),
+            Handler::Unknown => return Err(MsrError::Unsupported),
+            other => return self.get_platform_msr(other, origin),
+        })
+    }
+
+    /// Writes an MSR for the guest or for user space.
+    pub(crate) fn set_msr(&mut self, msr: u32, value: u64, origin: Origin) -> Result<(), MsrError> {
+        self.set_known_msr(msr, value, origin)
+            .or_else(|e| self.unsupported(e, msr, origin, Some(value)).map(|_| ()))
+    }
+
+    fn set_known_msr(&mut self, msr: u32, value: u64, origin: Origin) -> Result<(), MsrError> {
+        match core_msr::handler(msr) {
+            Handler::Store => {
+                let context = Context {
+                    origin,
+                    caps: &self.arch.caps,
+                    platform_info_readable: true,
+                    misc_enable_no_mwait: true,
+                };
+                let effect = self.arch.msrs.set(msr, value, &context)?;
+                self.apply(effect, msr, value);
+            }
+            Handler::FsBase => self.hw.write(GUEST_FS_BASE, self.linear(value)?),
+            Handler::GsBase => self.hw.write(GUEST_GS_BASE, self.linear(value)?),
+            Handler::KernelGsBase => self.hw.set_kernel_gs_base(self.linear(value)?),
+            Handler::SysenterCs => self.hw.write(GUEST_SYSENTER_CS, value as u32),
+            Handler::SysenterEsp => self.hw.write(GUEST_SYSENTER_ESP, self.linear(value)?),
+            Handler::SysenterEip => self.hw.write(GUEST_SYSENTER_EIP, self.linear(value)?),
+            Handler::Debugctl => self.hw.write(GUEST_IA32_DEBUGCTL, rules::debugctl(value)?),
+            Handler::Efer => match origin {
+                Origin::Guest => self.guest_sets_efer(value).map_err(|_| MsrError::Invalid)?,
+                Origin::User => self.user_sets_efer(value)?,
+            },
+            Handler::PredCmd => {
+                let has = self.arch.caps.has(features::SPEC_CTRL);
+                if rules::command(value, rules::PRED_CMD_IBPB, has)? {
+                    host_msr::indirect_branch_barrier();
+                }
+            }
+            Handler::FlushCmd => {
+                let has = self.arch.caps.has(features::FLUSH_L1D);
+                if rules::command(value, rules::FLUSH_CMD_L1D, has)? {
+                    host_msr::flush_l1d();
+                }
+            }
+            Handler::Unknown => return Err(MsrError::Unsupported),
+            other => return self.set_platform_msr(other, value, origin),
+        }
+        Ok(())
+    }
+
+    fn linear(&self, value: u64) -> Result<u64, MsrError> {
+        rules::linear_address(value, &self.arch.caps)
+    }
+
+    /// What a stored MSR needs besides being stored.
+    fn apply(&mut self, effect: Effect, msr: u32, value: u64) {
+        match effect {
+            Effect::None => {}
+            Effect::WritePat => self.hw.write(GUEST_IA32_PAT, self.arch.msrs.pat),
+            Effect::UpdateCpuid => {
+                self.update_xstate();
+                self.update_dynamic_cpuid();
+            }
+            Effect::Load => self.load_msr(msr, value),
+        }
+    }
+
+    /// The registers that live in the processor while the vCPU is loaded.
+    fn load_msr(&mut self, msr: u32, value: u64) {
+        let which = match msr {
+            STAR => UserReturnMsr::Star,
+            LSTAR => UserReturnMsr::Lstar,
+            SYSCALL_MASK => UserReturnMsr::Fmask,
+            TSC_AUX => UserReturnMsr::TscAux,
+            SPEC_CTRL => {
+                // From the first write on the guest has the register to itself: entry and exit switch it.
+                self.hw.set_spec_ctrl(value, true);
+                self.arch.spec_ctrl_used = true;
+                self.update_msr_bitmap();
+                return;
+            }
+            XSS => {
+                self.update_xstate();
+                return;
+            }
+            _ => return,
+        };
+        self.hw.set_user_return_msr(which, value);
+    }
+
+    /// KVM_SET_MSRS of EFER: LMA may be restored before CR0 is.
+    fn user_sets_efer(&mut self, value: u64) -> Result<(), MsrError> {
+        use rkvm_core::regs::{
+            cr0,
+            efer, //
+        };
+        if !self.arch.rules().efer_valid(value) {
+            return Err(MsrError::Invalid);
+        }
+        let paging = self.arch.cr0 & cr0::PG != 0;
+        if paging && (value ^ self.arch.efer) & efer::LME != 0 {
+            return Err(MsrError::Invalid);
+        }
+        self.set_efer((value & !efer::LMA) | (self.arch.efer & efer::LMA));
+        Ok(())
+    }
+
+    /// Unknown MSRs: what the lists named reads as zero to user space; `ignore_msrs` decides for the rest.
+    fn unsupported(&self, error: MsrError, msr: u32, origin: Origin, value: Option<u64>) -> Result<u64, MsrError> {
+        if error != MsrError::Unsupported {
+            return Err(error);
+        }
+        let advertised = list::advertised(msr, host().implemented, false);
+        let ignore = params::ignore_msrs();
+        if ignore && params::report_ignored_msrs() && !advertised {
+            kernel::pr_info_once!("ignored an access to MSR {:#x}\n", msr);
+        }
+        core_msr::unsupported(origin, value, advertised, ignore)
+    }
+
+    /// Computes the bitmap of MSRs that the guest reaches without an exit.
+    pub(crate) fn update_msr_bitmap(&mut self) {
+        let shape = bitmap::Shape {
+            spec_ctrl_used: self.arch.spec_ctrl_used,
+            ..bitmap::Shape::default()
+        };
+        let page = &self.arch.msr_bitmap;
+        page.fill(0xff);
+        if self.vm.msr_filtered() {
+            return;
+        }
+        bitmap::passed_through(&self.arch.caps, &shape, |msr, direction: Direction| {
+            if let Some(bit) = bitmap::bit(msr, direction) {
+                if let Some(word) = page.word(bit.word) {
+                    word.fetch_and(!bit.mask, core::sync::atomic::Ordering::Relaxed);
+                }
+            }
+        });
+    }
+
+    /// MSRs after reset; INIT keeps them.
+    pub(crate) fn reset_msrs(&mut self, init: bool) {
+        if init {
+            return;
+        }
+        self.hw.write(GUEST_SYSENTER_CS, 0);
+        self.hw.write(GUEST_SYSENTER_ESP, 0);
+        self.hw.write(GUEST_SYSENTER_EIP, 0);
+        self.hw.write(GUEST_IA32_DEBUGCTL, 0);
+        self.hw.write(GUEST_IA32_PAT, self.arch.msrs.pat);
+        self.update_msr_bitmap();
+    }
+}

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! KVM_RUN: the loop between user space, the host kernel and the guest (api.rst, "KVM_RUN").
+//!
+//! Three nested circles. `run` is one ioctl. `run_guest` goes round once for each exit that needs interrupts, sleep or
+//! user memory. The innermost, in `enter_guest`, goes round with interrupts off, once for each exit that needs none of
+//! that (`exits::fast`): there the host spends the fewest instructions.
+
+use kernel::prelude::*;
+use rkvm_core::vmx::{
+    exit::{
+        instruction_error,
+        ExitReason, //
+    },
+    fields::*,
+    Vmcs, //
+};
+
+use super::{
+    exits::{
+        self,
+        fast::Fast, //
+    },
+    requests::Request,
+    run_page::{
+        Status,
+        UserExit, //
+    },
+    Running, //
+};
+use crate::{
+    sys::{
+        cpu,
+        vmx::{
+            invept_single,
+            invvpid_single,
+            EntryResult, //
+        },
+    },
+};
+
+/// Where to go after an exit was handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// Back into the guest.
+    Resume,
+    /// Out to user space; `kvm_run` tells why.
+    ToUser,
+}
+
+/// What has to be finished when user space comes back with an answer. No borrow lives across a user exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Completion {
+    /// Nothing.
+    None,
+    /// IN to AL, AX or EAX of this many bytes.
+    PortIn {
+        /// 1, 2 or 4.
+        size: u8,
+    },
+    /// OUT is done; RIP moves now, so that user space sees the instruction that did it.
+    PortOut {
+        /// RIP at the exit: if user space changed it, it stays changed.
+        rip: u64,
+    },
+    /// The emulator goes on with its instruction.
+    Emulator,
+    /// KVM_EXIT_X86_RDMSR.
+    ReadMsr,
+    /// KVM_EXIT_X86_WRMSR.
+    WriteMsr,
+}
+
+impl Running<'_> {
+    /// One KVM_RUN.
+    ///
+    /// EINTR for a signal or `immediate_exit`; EIO after a bug of rkvm's own; EAGAIN if the vCPU waits for INIT and SIPI
+    /// and was woken up.
+    pub(crate) fn run(&mut self) -> Result<usize> {
+        let result = self.run_inner();
+        self.publish_status();
+        match result {
+            Err(e) if e == EINTR => {
+                self.vcpu.run.set_reason(UserExit::Intr);
+                self.vcpu.stats.signal_exits.add(1);
+                Err(EINTR)
+            }
+            other => other,
+        }
+    }
+
+    fn run_inner(&mut self) -> Result<usize> {
+        if self.waits_for_sipi() {
+            if self.vcpu.run.immediate_exit() {
+                return Err(EINTR);
+            }
+            return Err(self.wait_for_sipi());
+        }
+        if !self.has_kernel_apic() {
+            self.set_cr8(self.vcpu.run.cr8()).map_err(|_| EINVAL)?;
+        }
+        if self.complete()? == Flow::ToUser {
+            return Ok(0);
+        }
+        if self.vcpu.run.immediate_exit() {
+            return Err(EINTR);
+        }
+        self.run_guest()
+    }
+
+    /// Finishes what the last exit to user space left open.
+    fn complete(&mut self) -> Result<Flow> {
+        match core::mem::replace(&mut self.arch.completion, Completion::None) {
+            Completion::None => Ok(Flow::Resume),
+            Completion::PortIn { size } => {
+                exits::io::finish_in(self, size);
+                Ok(Flow::Resume)
+            }
+            Completion::PortOut { rip } => {
+                if self.hw.read(GUEST_RIP) == rip {
+                    self.skip_instruction();
+                }
+                Ok(Flow::Resume)
+            }
+            Completion::Emulator => self.resume_emulation(),
+            Completion::ReadMsr => exits::msr::finish_read(self),
+            Completion::WriteMsr => exits::msr::finish_write(self),
+        }
+    }
+
+    /// Runs the guest until something needs user space.
+    fn run_guest(&mut self) -> Result<usize> {
+        loop {
+            let flow = if self.is_runnable() {
+                self.enter_guest()?
+            } else {
+                self.block()?
+            };
+            if flow == Flow::ToUser {
+                return Ok(0);
+            }
+            if self.user_wants_window() && self.ready_for_user_interrupt() {
+                self.vcpu.run.set_reason(UserExit::IrqWindowOpen);
+                return Ok(0);
+            }
+            if cpu::guest_entry_work_pending() {
+                cpu::handle_guest_entry_work()?;
+            }
+        }
+    }
+
+    /// Enters the guest, stays in the innermost loop as long as its exits are simple, and handles the one that is not.
+    fn enter_guest(&mut self) -> Result<Flow> {
+        if self.vcpu.requests.any() && self.handle_requests()? == Flow::ToUser {
+            return Ok(Flow::ToUser);
+        }
+        self.load_debug_registers();
+        let result = {
+            let hw = self.hw;
+            let mut guard = hw.begin_entry(self.arch.xstate);
+            self.vcpu.requests.enter_guest_mode(cpu::current());
+            if self.vcpu.requests.any() || guard.work_pending() {
+                self.vcpu.requests.leave_guest_mode();
+                // What was to be injected stays in its slot and is written again.
+                self.vcpu.requests.set_own(Request::Event);
+                return Ok(Flow::Resume);
+            }
+            if guard.take_migrated() {
+                // This CPU may have run the guest before, with translations that were dropped since elsewhere.
+                self.flush_tlb();
+            }
+            guard.commit();
+            let result = loop {
+                let result = guard.enter();
+                self.vcpu.stats.exits.add(1);
+                let EntryResult::Exit(reason) = result else {
+                    break result;
+                };
+                if self.handle_fast(&mut guard, ExitReason(reason)) == Fast::Leave {
+                    break result;
+                }
+                if self.vcpu.requests.any() || guard.work_pending() {
+                    self.vcpu.requests.leave_guest_mode();
+                    return Ok(Flow::Resume);
+                }
+            };
+            self.vcpu.requests.leave_guest_mode();
+            result
+        };
+        match result {
+            EntryResult::Exit(reason) => self.handle_exit(ExitReason(reason)),
+            EntryResult::Failed(error) => {
+                pr_err_ratelimited_vmfail(error);
+                self.vcpu.run.set_fail_entry(error, cpu::current());
+                Ok(Flow::ToUser)
+            }
+        }
+    }
+
+    /// What other threads asked for, in an order that lets later ones see what earlier ones did.
+    fn handle_requests(&mut self) -> Result<Flow> {
+        let requests = &self.vcpu.requests;
+        if requests.test(Request::VmDead) {
+            return Err(EIO);
+        }
+        if requests.take(Request::TripleFault) {
+            self.vcpu.run.set_reason(UserExit::Shutdown);
+            return Ok(Flow::ToUser);
+        }
+        if requests.take(Request::TlbFlush) {
+            self.vcpu.stats.tlb_flush.add(1);
+            self.flush_tlb();
+        }
+        requests.take(Request::Unblock);
+        if self.handle_platform_requests()? == Flow::ToUser {
+            return Ok(Flow::ToUser);
+        }
+        if self.vcpu.requests.take(Request::Event) {
+            if !self.is_runnable() {
+                return Ok(Flow::Resume);
+            }
+            self.inject_events();
+        }
+        Ok(Flow::Resume)
+    }
+
+    /// Drops what this CPU caches of the guest's translations.
+    fn flush_tlb(&self) {
+        if let Some(vpid) = &self.arch.vpid {
+            invvpid_single(vpid.number());
+        }
+        invept_single(self.vm.memory.ept_pointer());
+    }
+
+    /// What `kvm_run` tells at every return.
+    fn publish_status(&mut self) {
+        let status = Status {
+            ready_for_injection: self.ready_for_user_interrupt(),
+            if_flag: self.hw.read(GUEST_RFLAGS) & rkvm_core::regs::rflags::IF != 0,
+            flags: 0,
+            cr8: self.cr8(),
+            apic_base: self.apic_base(),
+        };
+        self.vcpu.run.set_status(status);
+    }
+
+    /// The `request_interrupt_window` of user space, where it counts.
+    #[inline]
+    pub(crate) fn user_wants_window(&self) -> bool {
+        !self.has_kernel_apic() && self.vcpu.run.wants_interrupt_window()
+    }
+
+    /// Whether KVM_INTERRUPT would reach the guest at once.
+    pub(crate) fn ready_for_user_interrupt(&self) -> bool {
+        if self.has_kernel_apic() {
+            return true;
+        }
+        self.arch.events.exception.is_none()
+            && self.arch.events.user_interrupt.is_none()
+            && self.interrupt_allowed()
+    }
+}
+
+#[cold]
+fn pr_err_ratelimited_vmfail(error: u32) {
+    kernel::pr_err_once!("VM entry failed: {}\n", instruction_error(error));
+}

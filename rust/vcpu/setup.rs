@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A VMCS from nothing, and the state after reset and INIT (SDM, "Processor State After Reset").
+
+use rkvm_core::{
+    regs::{
+        cr0,
+        rflags,
+        SegReg, //
+    },
+    vmx::{
+        event::ActivityState,
+        fields::*,
+        registers,
+        segment::Segment,
+        Vmcs, //
+    },
+};
+
+use super::{
+    requests::Request,
+    DebugRegs,
+    Running, //
+};
+use crate::host::host;
+
+/// CR0 after reset: caches off, ET set.
+pub(crate) const CR0_RESET: u64 = cr0::CD | cr0::NW | cr0::ET;
+/// RDX after reset when CPUID says nothing else: family 6.
+const RDX_RESET: u64 = 0x600;
+const RIP_RESET: u64 = 0xfff0;
+
+const UD: u32 = 1 << 6;
+const DB: u32 = 1 << 1;
+const AC: u32 = 1 << 17;
+const MC: u32 = 1 << 18;
+/// Exceptions that always exit: #UD for emulation, #DB and #AC because their delivery can loop for ever inside the
+/// guest, #MC because it is the host's.
+const EXCEPTION_BITMAP_BASE: u32 = UD | DB | AC | MC;
+
+const ALL_SEGMENTS: [SegReg; 8] = [
+    SegReg::Es,
+    SegReg::Cs,
+    SegReg::Ss,
+    SegReg::Ds,
+    SegReg::Fs,
+    SegReg::Gs,
+    SegReg::Ldtr,
+    SegReg::Tr,
+];
+
+impl Running<'_> {
+    /// Fills the VMCS of a new vCPU and resets it.
+    pub(crate) fn set_up(&mut self) {
+        self.hw.write_constant_host_state();
+        self.write_controls();
+        self.hw.write(VMCS_LINK_POINTER, u64::MAX);
+        self.hw.write(EPT_POINTER, self.vm.memory.ept_pointer());
+        self.hw.write(MSR_BITMAP, self.arch.msr_bitmap.hpa().0);
+        if let Some(vpid) = &self.arch.vpid {
+            self.hw.write(VIRTUAL_PROCESSOR_ID, vpid.number());
+        }
+        if host().vmcs.features.ple {
+            self.hw.write(PLE_GAP, host().vmcs.ple_gap);
+            self.hw.write(PLE_WINDOW, host().vmcs.ple_window);
+        }
+        if host().flush_l1d {
+            self.hw.flush_l1d_at_entry();
+        }
+        self.hw.write(CR0_GUEST_HOST_MASK, registers::cr0_guest_host_mask(true));
+        self.reset(false);
+    }
+
+    /// Writes all control words. They change later one by one.
+    pub(crate) fn write_controls(&mut self) {
+        let c = host().vmcs.controls_for(&self.arch.shape());
+        self.arch.controls = c;
+        self.hw.write(PIN_BASED_VM_EXEC_CONTROL, c.pin.bits());
+        self.hw.write(CPU_BASED_VM_EXEC_CONTROL, c.primary.bits());
+        self.hw.write(SECONDARY_VM_EXEC_CONTROL, c.secondary.bits());
+        self.hw.write(VM_EXIT_CONTROLS, c.exit.bits());
+        self.hw.write(VM_ENTRY_CONTROLS, c.entry.bits());
+        self.hw.write(EXCEPTION_BITMAP, EXCEPTION_BITMAP_BASE);
+        self.hw.write(PAGE_FAULT_ERROR_CODE_MASK, 0);
+        self.hw.write(PAGE_FAULT_ERROR_CODE_MATCH, 0);
+        self.hw.write(CR3_TARGET_COUNT, 0);
+        self.hw.write(VM_EXIT_MSR_STORE_COUNT, 0);
+        self.hw.write(VM_EXIT_MSR_LOAD_COUNT, 0);
+        self.hw.write(VM_ENTRY_MSR_LOAD_COUNT, 0);
+        self.hw.write(VM_ENTRY_INTR_INFO_FIELD, 0);
+        if host().vmcs.features.xsaves {
+            self.hw.write(XSS_EXIT_BITMAP, 0);
+        }
+        self.vcpu.requests.set_own(Request::Event);
+    }
+
+    /// Writes the controls that depend on the guest's CPUID, and keeps those that its state has switched.
+    pub(crate) fn write_controls_for_shape(&mut self) {
+        let c = host().vmcs.controls_for(&self.arch.shape());
+        self.arch.controls.secondary = c.secondary;
+        self.hw.write(SECONDARY_VM_EXEC_CONTROL, c.secondary.bits());
+    }
+
+    /// RESET, or INIT, which keeps the FPU, most MSRs and the time-stamp counter.
+    pub(crate) fn reset(&mut self, init: bool) {
+        let old_cr0 = self.arch.cr0;
+        for n in 0..16 {
+            self.hw.set_gpr(n, 0);
+        }
+        self.hw.set_gpr(2, self.arch.cpuid_signature().unwrap_or(RDX_RESET));
+        self.hw.write(GUEST_RSP, 0);
+        self.hw.write(GUEST_RIP, RIP_RESET);
+        self.hw.write(GUEST_RFLAGS, rflags::FIXED);
+        for reg in ALL_SEGMENTS {
+            self.set_segment(reg, Segment::after_reset(reg));
+        }
+        self.hw.write(GUEST_GDTR_BASE, 0);
+        self.hw.write(GUEST_GDTR_LIMIT, 0xffff);
+        self.hw.write(GUEST_IDTR_BASE, 0);
+        self.hw.write(GUEST_IDTR_LIMIT, 0xffff);
+        self.hw.write(GUEST_ACTIVITY_STATE, ActivityState::Active as u32);
+        self.hw.write(GUEST_INTERRUPTIBILITY_INFO, 0);
+        self.hw.write(GUEST_PENDING_DBG_EXCEPTIONS, 0);
+        self.hw.write(GUEST_CR3, 0);
+        self.hw.set_cr2(0);
+        self.arch.debug = DebugRegs::RESET;
+        self.hw.write(GUEST_DR7, self.arch.debug.dr7);
+        self.arch.events = super::events::Events::default();
+        self.hw.write(VM_ENTRY_INTR_INFO_FIELD, 0);
+        self.arch.completion = super::run::Completion::None;
+
+        // INIT keeps CD and NW.
+        let caches = if init { old_cr0 & (cr0::CD | cr0::NW) } else { cr0::CD | cr0::NW };
+        self.arch.cr0 = 0;
+        self.set_efer(0);
+        self.set_cr0(cr0::ET | caches);
+        self.set_cr4(0);
+        self.reset_msrs(init);
+        if !init {
+            self.arch.xcr0 = 1;
+            self.update_xstate();
+        }
+        self.vcpu.requests.set_own(Request::TlbFlush);
+        self.vcpu.requests.set_own(Request::Event);
+    }
+}

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! KVM_GET_REGS, KVM_SET_REGS, KVM_GET_SREGS, KVM_SET_SREGS (api.rst).
+
+use kernel::prelude::*;
+use rkvm_core::{
+    regs::{
+        efer,
+        rflags,
+        SegReg, //
+    },
+    vmx::{
+        event::EventType,
+        fields::*,
+        registers::SystemState,
+        segment::Segment,
+        Vmcs, //
+    },
+};
+
+use super::{
+    requests::Request,
+    Running, //
+};
+use crate::sys::uabi::{
+    kvm_dtable,
+    kvm_regs,
+    kvm_segment,
+    kvm_sregs,
+    Abi, //
+};
+
+fn to_user(s: Segment) -> kvm_segment {
+    kvm_segment {
+        base: s.base,
+        limit: s.limit,
+        selector: s.selector,
+        type_: s.kind,
+        present: s.present.into(),
+        dpl: s.dpl,
+        db: s.db.into(),
+        s: s.s.into(),
+        l: s.l.into(),
+        g: s.g.into(),
+        avl: s.avl.into(),
+        unusable: s.unusable.into(),
+        padding: 0,
+    }
+}
+
+fn from_user(s: &kvm_segment) -> Segment {
+    Segment {
+        base: s.base,
+        limit: s.limit,
+        selector: s.selector,
+        kind: s.type_ & 0xf,
+        dpl: s.dpl & 3,
+        present: s.present & 1 != 0,
+        db: s.db & 1 != 0,
+        s: s.s & 1 != 0,
+        l: s.l & 1 != 0,
+        g: s.g & 1 != 0,
+        avl: s.avl & 1 != 0,
+        unusable: s.unusable & 1 != 0,
+    }
+}
+
+impl Running<'_> {
+    /// KVM_GET_REGS.
+    pub(crate) fn regs(&self) -> kvm_regs {
+        let g = |n| self.hw.gpr(n);
+        kvm_regs {
+            rax: g(0),
+            rbx: g(3),
+            rcx: g(1),
+            rdx: g(2),
+            rsi: g(6),
+            rdi: g(7),
+            rsp: self.hw.read(GUEST_RSP),
+            rbp: g(5),
+            r8: g(8),
+            r9: g(9),
+            r10: g(10),
+            r11: g(11),
+            r12: g(12),
+            r13: g(13),
+            r14: g(14),
+            r15: g(15),
+            rip: self.hw.read(GUEST_RIP),
+            rflags: self.hw.read(GUEST_RFLAGS),
+        }
+    }
+
+    /// KVM_SET_REGS. A pending exception belongs to the old state and is dropped.
+    pub(crate) fn set_regs(&mut self, r: &kvm_regs) {
+        let values = [
+            (0, r.rax),
+            (1, r.rcx),
+            (2, r.rdx),
+            (3, r.rbx),
+            (5, r.rbp),
+            (6, r.rsi),
+            (7, r.rdi),
+            (8, r.r8),
+            (9, r.r9),
+            (10, r.r10),
+            (11, r.r11),
+            (12, r.r12),
+            (13, r.r13),
+            (14, r.r14),
+            (15, r.r15),
+        ];
+        for (n, value) in values {
+            self.hw.set_gpr(n, value);
+        }
+        self.hw.write(GUEST_RSP, r.rsp);
+        self.hw.write(GUEST_RIP, r.rip);
+        self.hw.write(GUEST_RFLAGS, r.rflags | rflags::FIXED);
+        self.arch.events.exception = None;
+        self.vcpu.requests.set_own(Request::Event);
+    }
+
+    fn table(base: u64, limit: u32) -> kvm_dtable {
+        kvm_dtable {
+            base,
+            limit: limit as u16,
+            padding: [0; 3],
+        }
+    }
+
+    /// KVM_GET_SREGS.
+    pub(crate) fn sregs(&self) -> kvm_sregs {
+        let segment = |reg| to_user(self.segment(reg));
+        let mut s = kvm_sregs {
+            cs: segment(SegReg::Cs),
+            ds: segment(SegReg::Ds),
+            es: segment(SegReg::Es),
+            fs: segment(SegReg::Fs),
+            gs: segment(SegReg::Gs),
+            ss: segment(SegReg::Ss),
+            tr: segment(SegReg::Tr),
+            ldt: segment(SegReg::Ldtr),
+            gdt: Self::table(self.hw.read(GUEST_GDTR_BASE), self.hw.read(GUEST_GDTR_LIMIT)),
+            idt: Self::table(self.hw.read(GUEST_IDTR_BASE), self.hw.read(GUEST_IDTR_LIMIT)),
+            cr0: self.read_cr0(),
+            cr2: self.hw.cr2(),
+            cr3: self.hw.read(GUEST_CR3),
+            cr4: self.read_cr4(),
+            cr8: self.cr8(),
+            efer: self.arch.efer,
+            apic_base: self.apic_base(),
+            ..kvm_sregs::zeroed()
+        };
+        let interrupt = match self.arch.events.injected {
+            Some(i) if i.info.kind() == EventType::ExternalInterrupt => Some(i.info.vector()),
+            _ => self.arch.events.user_interrupt,
+        };
+        if let Some(vector) = interrupt {
+            if let Some(word) = s.interrupt_bitmap.get_mut(usize::from(vector / 64)) {
+                *word |= 1 << (vector % 64);
+            }
+        }
+        s
+    }
+
+    /// KVM_SET_SREGS. EINVAL for a combination that no processor can be in; nothing changes then.
+    pub(crate) fn set_sregs(&mut self, s: &kvm_sregs) -> Result {
+        let state = SystemState {
+            cr0: s.cr0,
+            cr3: s.cr3,
+            cr4: s.cr4,
+            efer: s.efer,
+            cs_l: s.cs.l != 0,
+        };
+        if !self.arch.rules().sregs_valid(&state) {
+            return Err(EINVAL);
+        }
+        self.user_sets_apic_base(s.apic_base)?;
+        self.hw.write(GUEST_IDTR_BASE, s.idt.base);
+        self.hw.write(GUEST_IDTR_LIMIT, s.idt.limit.into());
+        self.hw.write(GUEST_GDTR_BASE, s.gdt.base);
+        self.hw.write(GUEST_GDTR_LIMIT, s.gdt.limit.into());
+        self.hw.set_cr2(s.cr2);
+        self.hw.write(GUEST_CR3, s.cr3);
+        self.set_cr8(s.cr8).map_err(|_| EINVAL)?;
+        // CR0 before EFER's control: set_efer() looks at paging.
+        self.arch.efer = 0;
+        self.set_cr0(s.cr0);
+        self.set_efer(s.efer);
+        self.set_cr4(s.cr4);
+        let pae = s.cr0 & rkvm_core::regs::cr0::PG != 0
+            && s.cr4 & rkvm_core::regs::cr4::PAE != 0
+            && s.efer & efer::LMA == 0;
+        if pae {
+            // What can't be read now reads as not present when the guest uses it.
+            let _ = self.load_pdptrs();
+        }
+        for (reg, value) in [
+            (SegReg::Cs, &s.cs),
+            (SegReg::Ds, &s.ds),
+            (SegReg::Es, &s.es),
+            (SegReg::Fs, &s.fs),
+            (SegReg::Gs, &s.gs),
+            (SegReg::Ss, &s.ss),
+            (SegReg::Tr, &s.tr),
+            (SegReg::Ldtr, &s.ldt),
+        ] {
+            self.set_segment(reg, from_user(value));
+        }
+        let pending = s
+            .interrupt_bitmap
+            .iter()
+            .enumerate()
+            .find(|(_, word)| **word != 0)
+            .map(|(i, word)| (i as u32).wrapping_mul(64).wrapping_add(word.trailing_zeros()) as u8);
+        if let Some(vector) = pending {
+            self.arch.events.user_interrupt = Some(vector);
+        }
+        self.vcpu.requests.set_own(Request::TlbFlush);
+        self.vcpu.requests.set_own(Request::Event);
+        Ok(())
+    }
+}

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A virtual machine: its memory, its vCPUs, its interrupt controllers (api.rst, "VM ioctls").
+//!
+//! The VM lives as long as its fd or the fd of one of its vCPUs is open. It owns its vCPUs; they don't own it: what a
+//! vCPU does takes the VM as an argument, so there is no cycle of references.
+
+pub(crate) mod ioctl;
+pub(crate) mod vcpus;
+
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{
+        Arc,
+        Mutex, //
+    },
+};
+
+use crate::{
+    memory::Memory,
+    sys::page::SharedPage,
+    vcpu::Vcpu, //
+};
+use vcpus::Vcpus;
+
+/// A virtual machine.
+#[pin_data]
+pub(crate) struct Vm {
+    /// The vCPUs, in order of creation. Grows only.
+    pub(crate) vcpus: Arc<Vcpus>,
+    /// Guest memory.
+    pub(crate) memory: Memory,
+    /// Taken by whatever changes the VM's set-up: creation of vCPUs and devices. Outermost lock of the VM.
+    #[pin]
+    pub(crate) setup: Mutex<Setup>,
+}
+
+/// What is decided while the VM is set up.
+#[derive(Default)]
+pub(crate) struct Setup {
+    /// KVM_SET_TSS_ADDR was called.
+    pub(crate) tss_address: Option<u64>,
+}
+
+impl Vm {
+    /// A VM without memory and vCPUs. `kind` is the argument of KVM_CREATE_VM: 0 is the only one on VMX.
+    pub(crate) fn new(kind: u64) -> Result<Arc<Self>> {
+        if kind != 0 {
+            return Err(EINVAL);
+        }
+        Arc::pin_init(
+            try_pin_init!(Self {
+                vcpus: Arc::new(Vcpus::new(), GFP_KERNEL_ACCOUNT)?,
+                memory: Memory::new()?,
+                setup <- new_mutex!(Setup::default()),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )
+    }
+
+    /// EIO unless the caller is the process that made the VM: guest memory is that of its address space.
+    #[inline]
+    pub(crate) fn check_owner(&self) -> Result {
+        if self.memory.is_owner() {
+            Ok(())
+        } else {
+            Err(EIO)
+        }
+    }
+
+    /// The ring of coalesced MMIO, once there is one.
+    pub(crate) fn coalesced_ring(&self) -> Option<&SharedPage> {
+        None
+    }
+
+    /// Whether user space filters MSR accesses (KVM_X86_SET_MSR_FILTER).
+    #[inline]
+    pub(crate) fn msr_filtered(&self) -> bool {
+        false
+    }
+
+    /// Which refused MSR accesses go to user space (KVM_CAP_X86_USER_SPACE_MSR).
+    #[inline]
+    pub(crate) fn user_space_msrs(&self) -> u32 {
+        0
+    }
+
+    /// The vCPU with this index (not id).
+    #[inline]
+    pub(crate) fn vcpu(&self, index: usize) -> Option<&Arc<Vcpu>> {
+        self.vcpus.get(index)
+    }
+}

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! ioctls on a VM's fd (api.rst, "VM ioctls").
+
+use kernel::{
+    fs::File,
+    prelude::*,
+    str::CStr,
+    sync::{
+        Arc,
+        ArcBorrow, //
+    },
+};
+
+use super::{
+    vcpus::MAX_VCPU_IDS,
+    Vm, //
+};
+use crate::{
+    nr,
+    sys::{
+        fops::{
+            anon_fd,
+            FileOps, //
+        },
+        uabi::UserArg, //
+    },
+    system,
+    vcpu::{
+        ioctl::VcpuFile,
+        Vcpu, //
+    },
+};
+
+impl FileOps for Vm {
+    const NAME: &'static CStr = c"kvm-vm";
+
+    fn ioctl(this: ArcBorrow<'_, Self>, _file: &File, cmd: u32, arg: UserArg) -> Result<usize> {
+        this.check_owner()?;
+        match cmd {
+            nr::KVM_CHECK_EXTENSION => Ok(system::check_extension(arg.value(), Some(&this))),
+            nr::KVM_CREATE_VCPU => create_vcpu(&this.into(), arg.value()),
+            _ => Err(ENOTTY),
+        }
+    }
+}
+
+/// KVM_CREATE_VCPU: EINVAL for an id out of range, EEXIST for one in use.
+fn create_vcpu(vm: &Arc<Vm>, id: u64) -> Result<usize> {
+    let id = u32::try_from(id).ok().filter(|id| *id < MAX_VCPU_IDS).ok_or(EINVAL)?;
+    let _setup = vm.setup.lock();
+    if vm.vcpus.iter().any(|v| v.id == id) {
+        return Err(EEXIST);
+    }
+    let vcpu = Vcpu::new(vm, id, vm.vcpus.len())?;
+    let file = VcpuFile::new(vm.clone(), vcpu.clone())?;
+    let fd = anon_fd(file)?;
+    vm.vcpus.push(vcpu)?;
+    Ok(fd.publish())
+}
