@@ -52,6 +52,11 @@ fn get_rte(io: &Ioapic, pin: u8) -> u64 {
 }
 
 #[test]
+fn the_state_has_the_size_of_the_uapi() {
+    assert_eq!(core::mem::size_of::<IoapicState>(), 24 + 8 * PINS);
+}
+
+#[test]
 fn registers_of_the_datasheet() {
     let (mut io, mut sink) = (Ioapic::new(false), Sink::new());
     for (select, write, want) in [
@@ -219,7 +224,7 @@ proptest! {
                     let i = usize::from(p);
                     (level[i], masked[i]) = (l, m);
                     waits[i] &= l;
-                    let value = 0x50 + u64::from(p)
+                    let value = (0x50 + u64::from(p))
                         | if l { rte::LEVEL } else { 0 }
                         | if m { rte::MASKED } else { 0 };
                     // The low half only: the high one would be a second write that a guest can see.

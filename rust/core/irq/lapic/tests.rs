@@ -57,6 +57,13 @@ fn enabled() -> Apic {
 }
 
 #[test]
+fn hardware_finds_its_pages() {
+    assert_eq!(core::mem::size_of::<Shared>(), 8192);
+    assert_eq!(core::mem::offset_of!(Shared, inbox), 4096);
+    assert_eq!(core::mem::size_of::<LapicState>(), 1024);
+}
+
+#[test]
 fn reset_values_of_the_sdm() {
     let mut a = apic();
     for (reg, want) in [

@@ -27,6 +27,11 @@ fn pulse(pic: &mut Pic, pin: u8) {
 }
 
 #[test]
+fn the_state_has_the_size_of_the_uapi() {
+    assert_eq!(core::mem::size_of::<PicState>(), 16);
+}
+
+#[test]
 fn vectors_and_nesting() {
     let mut pic = pc(1);
     assert!(!pic.output());

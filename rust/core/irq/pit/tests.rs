@@ -30,6 +30,12 @@ fn counter(pit: &mut Pit, channel: u8, now: u64) -> u16 {
 }
 
 #[test]
+fn the_state_has_the_size_of_the_uapi() {
+    assert_eq!(core::mem::size_of::<ChannelState>(), 24);
+    assert_eq!(core::mem::size_of::<PitState>(), 112);
+}
+
+#[test]
 fn counts_and_outputs_of_the_datasheet() {
     // mode, count, ticks, counter, output
     for (mode, count, ticks, want, out) in [
