@@ -2,8 +2,9 @@
 
 //! Counters of a VM and of a vCPU, and the binary form in which user space reads them.
 //!
-//! api.rst "KVM_GET_STATS_FD". The names are C KVM's, so that the tools that know those show ours. A counter is here
-//! only if it means something in rkvm.
+//! api.rst "KVM_GET_STATS_FD". The names are C KVM's; a counter is here only if it means something in rkvm.
+
+pub mod text;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -298,7 +299,6 @@ pub fn file_size<S: Stats>() -> usize {
     data_offset::<S>().wrapping_add(words.wrapping_mul(8))
 }
 
-/// Where the data begin.
 fn data_offset<S: Stats>() -> usize {
     HEADER_SIZE
         .wrapping_add(NAME_SIZE)
