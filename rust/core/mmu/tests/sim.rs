@@ -16,11 +16,12 @@ use std::vec::Vec;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Table(pub usize);
 
+type Page = Box<[Cell<u64>; 512]>;
 type Hook<'h> = Box<dyn FnOnce() + 'h>;
 
 /// All table pages, the processor's paging-structure caches (as the set of tables it may be in) and the statistics.
 pub struct Sim {
-    tables: RefCell<Vec<Option<Box<[Cell<u64>; 512]>>>>,
+    tables: RefCell<Vec<Option<Page>>>,
     unused: RefCell<Vec<usize>>,
     walkable: RefCell<BTreeSet<Table>>,
     pub leaves: [Cell<i64>; 6],

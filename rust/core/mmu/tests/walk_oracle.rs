@@ -235,7 +235,7 @@ fn oracle(ram: &Ram, g: &Guest, gva: u64, access: GuestAccess) -> Expected {
         key_denies = on && (ad || (wd && write && (user || wp)));
     }
     if !allowed || key_denies {
-        return Err(how | 1 | u32::from(key_denies) * 32);
+        return Err(how | 1 | (u32::from(key_denies) * 32));
     }
     let used = used.into_iter().map(|(at, _)| at).collect();
     Ok((base & !(size - 1) | gva & (size - 1), size, used))
