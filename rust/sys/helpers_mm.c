@@ -20,11 +20,6 @@ unsigned long rkvm_alloc_zeroed_pages(bool may_sleep, u32 order)
 	return __get_free_pages(gfp, order);
 }
 
-void rkvm_get_page(struct page *page)
-{
-	get_page(page);
-}
-
 void rkvm_put_page(struct page *page)
 {
 	put_page(page);
