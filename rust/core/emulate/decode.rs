@@ -275,7 +275,7 @@ impl Cursor<'_> {
             return Err(Exception::UD.into());
         }
         if encoding == Encoding::Legacy {
-            if entry.any(table::VEX) {
+            if entry.any(table::VEX | table::EVEX) {
                 return Err(Exception::UD.into());
             }
         } else {
@@ -297,6 +297,7 @@ impl Cursor<'_> {
             || (self.mode.is_real_like() && entry.any(table::PROT))
             || (entry.any(table::MEM) && !memory)
             || (entry.any(table::REG) && memory)
+            || (entry.any(table::NP) && (self.insn.opsize_prefix || self.insn.rep != Rep::None))
             || (self.insn.lock && !(entry.any(table::LOCK) && memory && entry.dst == Loc::Rm));
         if bad {
             return Err(Exception::UD.into());
@@ -312,8 +313,7 @@ impl Cursor<'_> {
             return Width::B1;
         }
         let long = self.mode.is_long64();
-        let prefix = self.insn.opsize_prefix && flags & table::MANDATORY == 0
-            || self.insn.opsize_prefix && self.insn.rep != Rep::None;
+        let prefix = self.insn.opsize_prefix;
         if flags & (table::NATIVE | table::F64 | table::D64 | table::NO16) != 0 {
             if flags & table::NATIVE != 0 {
                 return if long { Width::B8 } else { Width::B4 };

@@ -325,10 +325,13 @@ pub const VEX_OK: u32 = 1 << 16;
 pub const L0: u32 = 1 << 17;
 /// VEX.vvvv is an operand.
 pub const VVVV: u32 = 1 << 18;
-/// A legacy 66, F2 or F3 before it is part of the opcode.
-pub const MANDATORY: u32 = 1 << 19;
+/// #UD with a 66, F2 or F3 prefix.
+pub const NP: u32 = 1 << 19;
 /// A 16-bit operand size does not exist (66 is ignored).
 pub const NO16: u32 = 1 << 20;
+
+/// Needs EVEX.
+pub const EVEX: u32 = 1 << 21;
 
 /// A row of an opcode table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -378,6 +381,9 @@ impl Entry {
         self.flags & flags != 0
     }
 }
+
+/// An instruction of a map that is not emulated, with ModRM.
+pub const NOT_EMULATED: Entry = NI_M;
 
 /// No instruction.
 const UD: Entry = Entry::of(Op::Undefined, Loc::None, Loc::None, Imm::None, 0);

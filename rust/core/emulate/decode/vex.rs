@@ -6,7 +6,7 @@ use crate::exception::Exception;
 
 use super::super::insn::{Encoding, Rep};
 use super::super::ops::Reply;
-use super::super::table::{self, Entry, Op};
+use super::super::table::{self, Entry, Loc, Op};
 use super::{two_byte, Cursor};
 
 impl Cursor<'_> {
@@ -27,7 +27,8 @@ impl Cursor<'_> {
             _ => self.evex()?,
         };
         if !self.mode.is_long64() {
-            self.insn.rex &= 8;
+            // No registers above 7; W chooses between rows of EVEX only.
+            self.insn.rex &= if first == 0x62 { 0x68 } else { 0 };
         }
         let opcode = self.byte()?;
         self.insn.opcode = opcode;
@@ -35,6 +36,8 @@ impl Cursor<'_> {
             1 => Ok(two_byte(opcode)),
             2 => Ok(table::three_byte_38(opcode, true)),
             3 => Ok(table::three_byte_3a(opcode, true)),
+            // Maps 5 and 6 of EVEX: half precision.
+            5 | 6 if self.insn.encoding == Encoding::Evex => Ok(table::NOT_EMULATED),
             _ => Err(Exception::UD.into()),
         }
     }
@@ -80,7 +83,8 @@ impl Cursor<'_> {
         self.insn.vector_len = match r >> 5 & 3 {
             0 => 16,
             1 => 32,
-            _ => 64,
+            2 => 64,
+            _ => 0,
         };
         self.insn.opmask = r & 7;
         self.insn.zeroing = r & 0x80 != 0;
@@ -124,10 +128,52 @@ impl Cursor<'_> {
                 ..entry
             });
         }
-        if entry.any(table::VEX_OK) {
-            return Ok(entry);
+        if entry.any(table::EVEX) && !evex {
+            return Err(Exception::UD.into());
         }
-        Ok(not_emulated)
+        if !entry.any(table::VEX_OK) || (evex && entry.op == Op::VecScalar) {
+            return Ok(not_emulated);
+        }
+        let good = if evex {
+            self.evex_move_is_valid(&entry)
+        } else {
+            self.vex_move_is_valid(&entry)
+        };
+        if good {
+            Ok(entry)
+        } else {
+            Err(Exception::UD.into())
+        }
+    }
+
+    /// Whether VEX.vvvv and VEX.L are as a vector move wants them.
+    fn vex_move_is_valid(&self, entry: &Entry) -> bool {
+        let i = &self.insn;
+        let register = i.modrm >= 0xc0;
+        let (free_v, free_l) = match (entry.op, i.opcode) {
+            (Op::VecScalar, 0x10 | 0x11) => (register, true),
+            (Op::VecScalar, 0x12 | 0x16) => (true, false),
+            (Op::VecScalar, _) => (false, false),
+            _ => (false, true),
+        };
+        (free_v || i.vvvv == 0) && (free_l || i.vector_len == 16)
+    }
+
+    /// Whether the fields of EVEX are as a whole-vector move wants them.
+    fn evex_move_is_valid(&self, entry: &Entry) -> bool {
+        let i = &self.insn;
+        let wide = i.wide();
+        let right_w = match i.opcode {
+            0x6f | 0x7f => true,
+            0x10 | 0x11 | 0x28 | 0x29 | 0x2b => wide == i.opsize_prefix,
+            _ => !wide,
+        };
+        let non_temporal = matches!(i.opcode, 0x2a | 0x2b | 0xe7);
+        let store = entry.dst == Loc::Rm && i.modrm < 0xc0;
+        let masked = i.opmask != 0;
+        let bad_mask = (non_temporal && masked) || (i.zeroing && (store || !masked));
+        let unused = i.vvvv == 0 && i.rex & 0x60 == 0;
+        right_w && unused && !bad_mask && i.vector_len != 0
     }
 
     /// The number of bytes that an EVEX displacement byte counts in.

@@ -111,6 +111,15 @@ const fn unary(f: u32) -> Rows {
     ])
 }
 
+/// Group 11: MOV, and XABORT or XBEGIN.
+const fn mov(f: u32) -> Rows {
+    let m = imm(Mov, Imm::Z, f);
+    let rtm = Entry::of(NotImplemented, Loc::None, Loc::None, Imm::Z, MODRM | f);
+    [
+        m, UD, UD, UD, UD, UD, UD, UD, m, UD, UD, UD, UD, UD, UD, rtm,
+    ]
+}
+
 /// A row where there is only the first one, for memory and register.
 const fn first(r: Entry) -> Rows {
     both([r, UD, UD, UD, UD, UD, UD, UD])
@@ -185,7 +194,7 @@ static GROUPS: [Rows; 23] = [
         ew(Ltr, PROT | PRIV),
         ew(Verr, PROT),
         ew(Verw, PROT),
-        UD,
+        pfx(Prefixed::Lkgs),
         UD,
     ]),
     [
@@ -194,7 +203,7 @@ static GROUPS: [Rows; 23] = [
         dt(Lgdt, PRIV),
         dt(Lidt, PRIV),
         e(Smsw, 0),
-        UD,
+        pfx(Prefixed::Rstorssp),
         ew(Lmsw, PRIV),
         e(Invlpg, PRIV | MEM | BYTE),
         rmg(RmGroup::R0),
@@ -234,8 +243,8 @@ static GROUPS: [Rows; 23] = [
         NI_M,
         pfx(Prefixed::Rdpid),
     ],
-    first(imm(Mov, Imm::Z, BYTE)),
-    first(imm(Mov, Imm::Z, 0)),
+    mov(BYTE),
+    mov(0),
     [
         NI_M,
         NI_M,
@@ -249,7 +258,7 @@ static GROUPS: [Rows; 23] = [
         pfx(Prefixed::Fsgsbase),
         pfx(Prefixed::Fsgsbase),
         pfx(Prefixed::Fsgsbase),
-        UD,
+        pfx(Prefixed::Ptwrite),
         pfx(Prefixed::Lfence),
         pfx(Prefixed::Mfence),
         pfx(Prefixed::Sfence),
@@ -274,30 +283,30 @@ static GROUPS: [Rows; 23] = [
 
 static RM_GROUPS: [[Entry; 8]; 6] = [
     [
-        UD,
-        none(Vmcall, ON_UD | MODRM),
+        NI_M,
+        none(Vmcall, ON_UD | MODRM | NP),
         NI_M,
         NI_M,
         NI_M,
         NI_M,
-        UD,
-        UD,
-    ],
-    [
-        none(Monitor, PRIV | MODRM),
-        none(Mwait, PRIV | MODRM),
-        none(Clac, MODRM),
-        none(Stac, MODRM),
-        UD,
-        UD,
-        UD,
+        NI_M,
         NI_M,
     ],
     [
-        none(Xgetbv, MODRM),
-        none(Xsetbv, PRIV | MODRM),
-        UD,
-        UD,
+        none(Monitor, PRIV | MODRM | NP),
+        none(Mwait, PRIV | MODRM | NP),
+        pfx(Prefixed::Clac),
+        none(Stac, MODRM | NP),
+        NI_M,
+        NI_M,
+        NI_M,
+        NI_M,
+    ],
+    [
+        none(Xgetbv, MODRM | NP),
+        none(Xsetbv, PRIV | MODRM | NP),
+        NI_M,
+        NI_M,
         NI_M,
         NI_M,
         NI_M,
@@ -317,7 +326,7 @@ static RM_GROUPS: [[Entry; 8]; 6] = [
         pfx(Prefixed::Serialize),
         NI_M,
         NI_M,
-        UD,
+        NI_M,
         NI_M,
         NI_M,
         NI_M,
@@ -326,12 +335,12 @@ static RM_GROUPS: [[Entry; 8]; 6] = [
     [
         none(Swapgs, ONLY64 | PRIV | MODRM),
         none(Rdtscp, MODRM),
-        UD,
-        UD,
-        UD,
-        UD,
-        UD,
-        UD,
+        NI_M,
+        NI_M,
+        NI_M,
+        NI_M,
+        NI_M,
+        NI_M,
     ],
 ];
 

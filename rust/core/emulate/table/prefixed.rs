@@ -46,17 +46,24 @@ pub enum Prefixed {
     Invpcid,
     Movdir64b,
     Bzhi,
-    PdepPext,
+    Wruss,
     Mulx,
     ShiftX,
+    Andn,
+    Group17,
+    Rorx,
+    Ptwrite,
+    Lkgs,
+    Clac,
+    Rstorssp,
 }
 
 /// `m` is the row for memory and register alike.
 const fn rm(op: Op, flags: u32) -> Entry {
-    Entry::of(op, Loc::Reg, Loc::Rm, Imm::None, flags | MODRM | MANDATORY)
+    Entry::of(op, Loc::Reg, Loc::Rm, Imm::None, flags | MODRM)
 }
 const fn mr(op: Op, flags: u32) -> Entry {
-    Entry::of(op, Loc::Rm, Loc::Reg, Imm::None, flags | MODRM | MANDATORY)
+    Entry::of(op, Loc::Rm, Loc::Reg, Imm::None, flags | MODRM)
 }
 const fn load(op: Op) -> Entry {
     rm(op, VEX_OK)
@@ -71,7 +78,7 @@ const NOP_M: Entry = e(Nop, 0);
 const FENCE: Entry = none(Fence, MODRM | REG);
 
 #[rustfmt::skip]
-static PREFIXED: [[Entry; 4]; 39] = [
+static PREFIXED: [[Entry; 4]; 46] = [
     // Rdpid: 0F C7 /7 register
     [NI, NI, Entry::of(Rdpid, Loc::Rm, Loc::None, Imm::None, MODRM | REG | NATIVE | ON_UD), NI],
     // Clwb: 0F AE /6 memory
@@ -79,7 +86,7 @@ static PREFIXED: [[Entry; 4]; 39] = [
     // Clflush: 0F AE /7 memory
     [TOUCH, TOUCH, UDM, UDM],
     // Fsgsbase: 0F AE /0 to /3 register
-    [UDM, UDM, Entry::of(Fsgsbase, Loc::Rm, Loc::None, Imm::None, MODRM | ONLY64), UDM],
+    [UDM, UDM, Entry::of(Fsgsbase, Loc::Rm, Loc::None, Imm::None, MODRM | ONLY64 | NO16), UDM],
     // Lfence, Mfence, Sfence
     [FENCE, UDM, NI, UDM],
     [FENCE, NI, NI, NI],
@@ -112,11 +119,11 @@ static PREFIXED: [[Entry; 4]; 39] = [
     // 0F 6E: MOVD and MOVQ from a general register or memory
     [rm(MmxMov, 0), load(VecScalar), UDM, UDM],
     // 0F 6F: MOVQ mm, MOVDQA, MOVDQU
-    [rm(MmxMov, 0), load(VecMovAligned), load(VecMov), UDM],
+    [rm(MmxMov, 0), load(VecMovAligned), load(VecMov), rm(VecMov, VEX_OK | EVEX)],
     // 0F 7E: MOVD and MOVQ to a general register or memory; F3: MOVQ xmm
     [mr(MmxMov, 0), store(VecScalar), load(VecScalar), UDM],
     // 0F 7F
-    [mr(MmxMov, 0), store(VecMovAligned), store(VecMov), UDM],
+    [mr(MmxMov, 0), store(VecMovAligned), store(VecMov), mr(VecMov, VEX_OK | EVEX)],
     // 0F D6: MOVQ to memory
     [UDM, store(VecScalar), NI, NI],
     // 0F E7: MOVNTQ, MOVNTDQ
@@ -125,7 +132,7 @@ static PREFIXED: [[Entry; 4]; 39] = [
     [UDM, UDM, UDM, rm(VecMov, VEX_OK | MEM)],
     // 0F 38 F0: MOVBE load, CRC32 of a byte
     [rm(Movbe, MEM | ON_UD), rm(Movbe, MEM | ON_UD), UDM,
-     Entry::of(Crc32, Loc::Reg, Loc::Rm8, Imm::None, MODRM | MANDATORY)],
+     Entry::of(Crc32, Loc::Reg, Loc::Rm8, Imm::None, MODRM)],
     // 0F 38 F1: MOVBE store, CRC32
     [mr(Movbe, MEM | ON_UD), mr(Movbe, MEM | ON_UD), UDM, rm(Crc32, 0)],
     // 0F 38 2A: MOVNTDQA
@@ -138,12 +145,26 @@ static PREFIXED: [[Entry; 4]; 39] = [
     [UDM, rm(Movdir64b, MEM), NI, NI],
     // VEX 0F 38 F5: BZHI, PEXT, PDEP
     [rm(Bzhi, VEX | L0 | VVVV), UDM, rm(Pext, VEX | L0 | VVVV), rm(Pdep, VEX | L0 | VVVV)],
-    // VEX 0F 38 F5 is one set; this one is unused by legacy code: 0F 38 F5 66 is WRUSS
+    // 0F 38 F5: WRUSS
     [UDM, NI, UDM, UDM],
     // VEX 0F 38 F6: MULX
     [UDM, UDM, UDM, rm(Mulx, VEX | L0 | VVVV)],
     // VEX 0F 38 F7: BEXTR, SHLX, SARX, SHRX
     [rm(Bextr, VEX | L0 | VVVV), rm(Shlx, VEX | L0 | VVVV), rm(Sarx, VEX | L0 | VVVV), rm(Shrx, VEX | L0 | VVVV)],
+    // VEX 0F 38 F2: ANDN
+    [rm(Andn, VEX | L0 | VVVV), UDM, UDM, UDM],
+    // VEX 0F 38 F3: group 17
+    [Entry::link(Op::Group, super::group::Group::G17 as u8, MODRM), UDM, UDM, UDM],
+    // VEX 0F 3A F0: RORX
+    [UDM, UDM, UDM, Entry::of(Rorx, Loc::Reg, Loc::Rm, Imm::U8, MODRM | VEX | L0)],
+    // 0F AE /4 register: PTWRITE
+    [UDM, UDM, NI, UDM],
+    // 0F 00 /6: LKGS
+    [UDM, UDM, UDM, NI],
+    // 0F 01 CA: CLAC, ERETU, ERETS
+    [none(Clac, MODRM), UDM, NI, NI],
+    // 0F 01 /5 memory: RSTORSSP
+    [UDM, UDM, NI, UDM],
 ];
 
 /// The row of a set for the mandatory prefix `column`: 0 none, 1 66, 2 F3, 3 F2.

@@ -2,7 +2,6 @@
 
 //! The three-byte opcode maps (0F 38 and 0F 3A): few rows are emulated, so they are functions and not arrays.
 
-use super::group::Group;
 use super::prefixed::Prefixed;
 use super::Op::*;
 use super::*;
@@ -18,12 +17,12 @@ pub const fn three_byte_38(opcode: u8, vex: bool) -> Entry {
         (0x82, false) => pfx(Prefixed::Invpcid),
         (0xf0, false) => pfx(Prefixed::MovbeLoad),
         (0xf1, false) => pfx(Prefixed::MovbeStore),
-        (0xf5, false) => pfx(Prefixed::PdepPext),
+        (0xf5, false) => pfx(Prefixed::Wruss),
         (0xf6, false) => pfx(Prefixed::Adx),
         (0xf8, false) => pfx(Prefixed::Movdir64b),
-        (0xf9, false) => ev_gv(Movdiri, MEM | NO16),
-        (0xf2, true) => gv_ev(Andn, VEX | L0 | VVVV),
-        (0xf3, true) => Entry::link(Op::Group, Group::G17 as u8, MODRM),
+        (0xf9, false) => ev_gv(Movdiri, MEM | NO16 | NP),
+        (0xf2, true) => pfx(Prefixed::Andn),
+        (0xf3, true) => pfx(Prefixed::Group17),
         (0xf5, true) => pfx(Prefixed::Bzhi),
         (0xf6, true) => pfx(Prefixed::Mulx),
         (0xf7, true) => pfx(Prefixed::ShiftX),
@@ -34,7 +33,7 @@ pub const fn three_byte_38(opcode: u8, vex: bool) -> Entry {
 /// The row of 0F 3A `opcode`, for legacy encodings or for VEX and EVEX.
 pub const fn three_byte_3a(opcode: u8, vex: bool) -> Entry {
     match (opcode, vex) {
-        (0xf0, true) => Entry::of(Rorx, Loc::Reg, Loc::Rm, Imm::U8, MODRM | VEX | L0),
+        (0xf0, true) => pfx(Prefixed::Rorx),
         _ => Entry::of(NotImplemented, Loc::None, Loc::None, Imm::U8, MODRM),
     }
 }
