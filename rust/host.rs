@@ -35,6 +35,8 @@ use crate::sys::{
 };
 
 const CPUID_7_ECX_UMIP: u32 = 1 << 2;
+/// The host has CR4.PKE set.
+const CPUID_7_ECX_OSPKE: u32 = 1 << 4;
 const CPUID_1_ECX_VMX: u32 = 1 << 5;
 const MSR_IA32_FEAT_CTL: u32 = 0x3a;
 const FEAT_CTL_LOCKED: u64 = 1 << 0;
@@ -128,7 +130,7 @@ fn implemented(vmcs: &VmcsConfig, xstate: &GuestXState) -> Implemented {
     let f = &vmcs.features;
     Implemented {
         ept: f.ept,
-        pku: true,
+        pku: msr::cpuid(7, 0)[2] & CPUID_7_ECX_OSPKE != 0,
         invpcid: f.invpcid,
         rdtscp: f.rdtscp,
         xsaves: f.xsaves,

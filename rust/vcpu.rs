@@ -218,7 +218,7 @@ impl Vcpu {
             vm,
             vcpu: self,
             hw,
-            fpu,
+            fpu: Some(fpu),
             arch,
         })
     }
@@ -232,8 +232,8 @@ pub(crate) struct Running<'a> {
     pub(crate) vcpu: &'a Vcpu,
     /// The right to VMREAD and VMWRITE.
     pub(crate) hw: &'a Loaded<'a>,
-    /// Floating-point state.
-    pub(crate) fpu: &'a mut GuestFpu,
+    /// Floating-point state; none while it is in the registers, which is for the time of KVM_RUN.
+    pub(crate) fpu: Option<&'a mut GuestFpu>,
     /// Everything else.
     pub(crate) arch: &'a mut Arch,
 }

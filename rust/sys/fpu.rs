@@ -28,6 +28,8 @@ pub(crate) struct GuestXState {
     pub(crate) xss: u64,
     /// The host's IA32_XSS.
     pub(crate) host_xss: u64,
+    /// The guest can use PKRU: it has CR4.PKE set, or XCR0's bit for it. The values are in the VMCS context.
+    pub(crate) switch_pkru: bool,
 }
 
 impl GuestXState {
@@ -46,11 +48,13 @@ impl GuestXState {
             host_xcr0: xcr0,
             xss,
             host_xss: xss,
+            switch_pkru: false,
         }
     }
 
+    /// Loads the guest's registers. Interrupts are off. `pkru` is the guest's; the host's is returned.
     #[inline]
-    pub(super) fn load_guest(&self) {
+    pub(super) fn load_guest(&self, pkru: u32) -> u32 {
         if self.xcr0 != self.host_xcr0 {
             // SAFETY: The value was checked against what the guest may have, a subset of the host's.
             unsafe { bindings::rkvm_xsetbv(self.xcr0) };
@@ -58,10 +62,26 @@ impl GuestXState {
         if self.xss != self.host_xss {
             msr::write(MSR_IA32_XSS, self.xss);
         }
+        if !self.switch_pkru {
+            return pkru;
+        }
+        let host = read_pkru();
+        if host != pkru {
+            write_pkru(pkru);
+        }
+        host
     }
 
+    /// Loads the host's registers, after any number of entries since [`GuestXState::load_guest`], which gave
+    /// `host_pkru`. Stores the guest's PKRU.
     #[inline]
-    pub(super) fn load_host(&self) {
+    pub(super) fn load_host(&self, host_pkru: u32, pkru: &mut u32) {
+        if self.switch_pkru {
+            *pkru = read_pkru();
+            if *pkru != host_pkru {
+                write_pkru(host_pkru);
+            }
+        }
         if self.xcr0 != self.host_xcr0 {
             // SAFETY: The kernel's own value.
             unsafe { bindings::rkvm_xsetbv(self.host_xcr0) };
@@ -73,13 +93,15 @@ impl GuestXState {
 }
 
 /// PKRU as it is in the register now.
-pub(crate) fn read_pkru() -> u32 {
+#[inline]
+fn read_pkru() -> u32 {
     // SAFETY: The callers checked that CR4.PKE is set on the host.
     unsafe { bindings::rkvm_read_pkru() }
 }
 
 /// Sets PKRU. Interrupts are off, and the host's value is put back before user memory is touched.
-pub(crate) fn write_pkru(value: u32) {
+#[inline]
+fn write_pkru(value: u32) {
     // SAFETY: As above; PKRU only restricts user-mode pages.
     unsafe { bindings::rkvm_write_pkru(value) };
 }
@@ -103,11 +125,16 @@ impl GuestFpu {
         Ok(Self(fpu))
     }
 
-    /// Exchanges the task's FPU registers for the guest's until the value is dropped.
-    pub(crate) fn load(&mut self) -> LoadedFpu<'_> {
-        // SAFETY: The state is the guest's; `LoadedFpu` undoes it on the same thread.
+    /// Exchanges the task's FPU registers for the guest's; [`GuestFpu::unload`] undoes it, on the same thread.
+    pub(crate) fn load(&mut self) {
+        // SAFETY: The state is the guest's and allocated.
         unsafe { (restricted().fpu_swap_kvm_fpstate)(&mut *self.0, true) };
-        LoadedFpu(self, kernel::types::NotThreadSafe)
+    }
+
+    /// Puts the task's own FPU registers back.
+    pub(crate) fn unload(&mut self) {
+        // SAFETY: As above; `load` came before.
+        unsafe { (restricted().fpu_swap_kvm_fpstate)(&mut *self.0, false) };
     }
 
     /// Bytes of the XSAVE area for user space.
@@ -151,15 +178,5 @@ impl Drop for GuestFpu {
     fn drop(&mut self) {
         // SAFETY: Allocated by `new`, loaded nowhere.
         unsafe { (restricted().fpu_free_guest_fpstate)(&mut *self.0) };
-    }
-}
-
-/// The guest's FPU state is in this task's registers.
-pub(crate) struct LoadedFpu<'a>(&'a mut GuestFpu, kernel::types::NotThreadSafe);
-
-impl Drop for LoadedFpu<'_> {
-    fn drop(&mut self) {
-        // SAFETY: Loaded by `GuestFpu::load` on this thread.
-        unsafe { (restricted().fpu_swap_kvm_fpstate)(&mut *self.0 .0, false) };
     }
 }

@@ -52,7 +52,13 @@ const ALL_SEGMENTS: [SegReg; 8] = [
 impl Running<'_> {
     /// Fills the VMCS of a new vCPU and resets it.
     pub(crate) fn set_up(&mut self) {
-        self.hw.write_constant_host_state();
+        let load_cet = host().vmcs.features.cet_state;
+        self.hw.write_constant_host_state(load_cet);
+        if load_cet {
+            self.hw.write(GUEST_S_CET, 0);
+            self.hw.write(GUEST_SSP, 0);
+            self.hw.write(GUEST_INTR_SSP_TABLE, 0);
+        }
         self.write_controls();
         self.hw.write(VMCS_LINK_POINTER, u64::MAX);
         self.hw.write(EPT_POINTER, self.vm.memory.ept_pointer());

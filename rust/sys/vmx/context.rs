@@ -52,6 +52,7 @@ use crate::sys::{
 };
 
 const MSR_KERNEL_GS_BASE: u32 = 0xc000_0102;
+const MSR_IA32_S_CET: u32 = 0x6a2;
 
 /// What the preempt notifier and the cross call reach.
 pub(super) struct Inner {
@@ -72,6 +73,8 @@ pub(super) struct Inner {
     migrated: bool,
     pub(super) host_cr3: u64,
     pub(super) host_cr4: u64,
+    /// The guest's PKRU, except between begin and end of an entry that switches it.
+    pub(super) pkru: u32,
 }
 
 /// A VMCS and its thread's hardware state.
@@ -112,6 +115,7 @@ impl VmcsContext {
                     migrated: true,
                     host_cr3: 0,
                     host_cr4: 0,
+                    pkru: 0,
                 }),
                 _pin: PhantomPinned,
             }),
@@ -366,6 +370,13 @@ impl Loaded<'_> {
         unsafe { (*self.inner).entry.regs[n & 15] = value };
     }
 
+    /// All general-purpose registers; RSP's place is not filled.
+    #[inline]
+    pub(crate) fn gprs(&self) -> [u64; 16] {
+        // SAFETY: Loaded by this thread.
+        unsafe { (*self.inner).entry.regs }
+    }
+
     /// CR2, which the CPU does not switch.
     #[inline]
     pub(crate) fn cr2(&self) -> u64 {
@@ -378,6 +389,18 @@ impl Loaded<'_> {
     pub(crate) fn set_cr2(&self, value: u64) {
         // SAFETY: As above.
         unsafe { (*self.inner).entry.cr2 = value };
+    }
+
+    /// The guest's PKRU.
+    pub(crate) fn pkru(&self) -> u32 {
+        // SAFETY: Loaded by this thread.
+        unsafe { (*self.inner).pkru }
+    }
+
+    /// Sets the guest's PKRU.
+    pub(crate) fn set_pkru(&self, value: u32) {
+        // SAFETY: As above.
+        unsafe { (*self.inner).pkru = value };
     }
 
     /// The guest's IA32_SPEC_CTRL.
@@ -456,8 +479,8 @@ impl Loaded<'_> {
         unsafe { core::mem::replace(&mut (*self.inner).migrated, false) }
     }
 
-    /// Writes the host state that is the same on every CPU. Once for each VMCS.
-    pub(crate) fn write_constant_host_state(&self) {
+    /// Writes the host state that is the same on every CPU. Once for each VMCS. `load_cet`: exits load the CET state.
+    pub(crate) fn write_constant_host_state(&self, load_cet: bool) {
         let mut host = bindings::rkvm_host_state::default();
         // SAFETY: The structure is a local; what is read here does not differ between CPUs.
         unsafe { bindings::rkvm_read_host_state(&mut host) };
@@ -475,6 +498,12 @@ impl Loaded<'_> {
         self.write(HOST_IA32_SYSENTER_EIP, host.sysenter_eip);
         self.write(HOST_IA32_PAT, host.pat);
         self.write(HOST_IA32_EFER, host.efer);
+        if load_cet {
+            // The kernel uses indirect-branch tracking, no supervisor shadow stacks.
+            self.write(HOST_S_CET, msr::read_safe(MSR_IA32_S_CET).unwrap_or(0));
+            self.write(HOST_SSP, 0);
+            self.write(HOST_INTR_SSP_TABLE, 0);
+        }
         // SAFETY: Gives the address of the exit label.
         self.write(HOST_RIP, unsafe { bindings::rkvm_vmexit_address() } as u64);
     }

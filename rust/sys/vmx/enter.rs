@@ -5,7 +5,10 @@
 //! [`EntryGuard`] exists from "interrupts off" to "interrupts on". In that time the guest may be entered any number
 //! of times: an exit that needs neither interrupts nor user memory is handled without leaving it.
 
-use core::arch::asm;
+use core::{
+    arch::asm,
+    ptr::addr_of_mut, //
+};
 
 use kernel::types::NotThreadSafe;
 use rkvm_core::vmx::{
@@ -36,6 +39,7 @@ pub(crate) enum EntryResult {
 pub(crate) struct EntryGuard<'a, 'b> {
     loaded: &'b Loaded<'a>,
     xstate: GuestXState,
+    host_pkru: u32,
     irq: Option<u32>,
     _thread: NotThreadSafe,
 }
@@ -50,10 +54,12 @@ impl<'a> Loaded<'a> {
             Inner::load_guest_registers(self.inner);
             bindings::rkvm_local_irq_disable();
         }
-        xstate.load_guest();
+        // SAFETY: Loaded by this thread.
+        let host_pkru = xstate.load_guest(unsafe { (*self.inner).pkru });
         EntryGuard {
             loaded: self,
             xstate,
+            host_pkru,
             irq: None,
             _thread: NotThreadSafe,
         }
@@ -142,7 +148,9 @@ impl EntryGuard<'_, '_> {
 impl Drop for EntryGuard<'_, '_> {
     #[inline]
     fn drop(&mut self) {
-        self.xstate.load_host();
+        // SAFETY: Loaded by this thread; nobody else refers to the field.
+        self.xstate
+            .load_host(self.host_pkru, unsafe { &mut *addr_of_mut!((*self.loaded.inner).pkru) });
         // SAFETY: Paired with `begin_entry`; the vector comes from the exit that acknowledged it.
         unsafe {
             if let Some(vector) = self.irq {

@@ -32,6 +32,7 @@ const SSE: u64 = 1 << 1;
 const AVX: u64 = 1 << 2;
 const MPX: u64 = 3 << 3;
 const AVX512: u64 = 7 << 5;
+const PKRU: u64 = 1 << 9;
 const AMX: u64 = 3 << 17;
 
 impl Running<'_> {
@@ -160,5 +161,6 @@ impl Running<'_> {
         let uses = self.arch.cr4 & cr4::OSXSAVE != 0;
         x.xcr0 = if uses { self.arch.xcr0 } else { host().xstate.xcr0 };
         x.xss = if uses && host().vmcs.features.xsaves { self.arch.msrs.xss } else { host().xstate.xss };
+        x.switch_pkru = host().implemented.pku && (self.arch.cr4 & cr4::PKE != 0 || (uses && self.arch.xcr0 & PKRU != 0));
     }
 }
