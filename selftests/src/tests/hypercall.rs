@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! VMCALL and kvmclock: what a Linux guest asks of KVM itself.
+
+use crate::asm::*;
+use crate::device::Device;
+use crate::setup::{self, Mode, DATA};
+use crate::tap::Tap;
+use crate::vcpu::Exit;
+use crate::vm::Vm;
+use crate::{Outcome, MIB};
+
+const SYSTEM_TIME_NEW: u32 = 0x4b56_4d01;
+const WALL_CLOCK_NEW: u32 = 0x4b56_4d00;
+/// KVM_ENOSYS as the guest sees it.
+const ENOSYS: u64 = -1000i64 as u64;
+
+pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
+    let vm = Vm::with_irqchip(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut vcpu = vm.vcpu(0)?;
+    let code = asm64(|a| {
+        // A hypercall that is none.
+        a.mov(eax, 0x7777)?;
+        a.vmcall()?;
+        a.mov(r8, rax)?;
+        // KVM_HC_VAPIC_POLL_IRQ is answered 0.
+        a.mov(eax, 1)?;
+        a.vmcall()?;
+        a.mov(r9, rax)?;
+        // kvmclock: enabled at DATA; wall clock at DATA + 0x100.
+        a.mov(ecx, SYSTEM_TIME_NEW)?;
+        a.mov(eax, DATA as u32 | 1)?;
+        a.xor(edx, edx)?;
+        a.wrmsr()?;
+        a.mov(ecx, WALL_CLOCK_NEW)?;
+        a.mov(eax, DATA as u32 + 0x100)?;
+        a.wrmsr()?;
+        a.out(0x40, al)?;
+        a.rdtsc()?;
+        a.shl(rdx, 32)?;
+        a.or(rax, rdx)?;
+        a.out(0x41, al)?;
+        a.hlt()
+    });
+    setup::start(&vcpu, &ram, Mode::Long, &code)?;
+    let before = vm.fd.get_clock()?.clock;
+    t.eq("the guest sets up its clock", vcpu.run()?, Exit::out8(0x40, DATA as u8));
+    let r = vcpu.regs()?;
+    t.eq("an unknown hypercall is ENOSYS", r.r8, ENOSYS);
+    t.eq("a known one is done", r.r9, 0);
+    vcpu.run()?;
+    let after = vm.fd.get_clock()?.clock;
+    let tsc = vcpu.regs()?.rax;
+    t.eq("the MSR reads back", vcpu.msr(SYSTEM_TIME_NEW)?, Some(DATA | 1));
+    // struct pvclock_vcpu_time_info.
+    let version = ram.get32(DATA);
+    t.ok("the version is even and not 0", version != 0 && version % 2 == 0);
+    let stamp = ram.get64(DATA + 8);
+    let time = ram.get64(DATA + 16);
+    let mul = u64::from(ram.get32(DATA + 24));
+    let shift = ram.read(DATA + 28, 1)[0] as i8;
+    t.ok("there is a multiplier", mul != 0);
+    let delta = tsc.wrapping_sub(stamp);
+    let scaled = if shift >= 0 { delta << shift } else { delta >> -shift };
+    let now = time + ((u128::from(scaled) * u128::from(mul)) >> 32) as u64;
+    t.ok("the guest's time lies between two KVM_GET_CLOCK", before <= now && now <= after);
+    if !(before <= now && now <= after) {
+        t.diag(format!("{before} <= {now} <= {after}"));
+    }
+    let wall = ram.get32(DATA + 0x100);
+    t.ok("the wall clock's version is even and not 0", wall != 0 && wall % 2 == 0);
+    Ok(())
+}

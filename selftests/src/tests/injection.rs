@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Events that user space puts into a vCPU with KVM_SET_VCPU_EVENTS, KVM_NMI and KVM_INTERRUPT.
+
+use crate::asm::*;
+use crate::device::Device;
+use crate::ram::Ram;
+use crate::setup::{self, Mode, CODE, STACK};
+use crate::sys;
+use crate::tap::Tap;
+use crate::vcpu::{Exit, Vcpu};
+use crate::vm::Vm;
+use crate::{Outcome, MIB};
+use kvm_bindings::*;
+
+const HANDLERS: u64 = CODE + 0x4000;
+const VECTOR_PORT: u16 = 0x40;
+const MAIN_PORT: u16 = 0x41;
+const VECTOR: u8 = 0x55;
+const INTERRUPT_FLAG: u64 = 1 << 9;
+
+pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
+    let vm = Vm::new(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut vcpu = vm.vcpu(0)?;
+    let code = asm64(|a| {
+        a.out(i32::from(MAIN_PORT), al)?;
+        a.out(i32::from(MAIN_PORT), al)?;
+        a.sti()?;
+        a.nop()?;
+        a.out(i32::from(MAIN_PORT), al)?;
+        a.hlt()
+    });
+    setup::start(&vcpu, &ram, Mode::Long, &code)?;
+    for (vector, error) in [(2u8, false), (6, false), (13, true), (VECTOR, false)] {
+        let at = HANDLERS + u64::from(vector) * 32;
+        let handler = assemble(64, at, |a| {
+            a.push(rax)?;
+            a.mov(al, i32::from(vector))?;
+            a.out(i32::from(VECTOR_PORT), al)?;
+            a.pop(rax)?;
+            if error {
+                a.add(rsp, 8)?;
+            }
+            a.iretq()
+        });
+        ram.write(at, &handler);
+        setup::gate(&ram, Mode::Long, vector, at);
+    }
+    exceptions(t, &mut vcpu, &ram)?;
+    nmi(t, &mut vcpu)?;
+    interrupt(t, &mut vcpu)?;
+    refused(t, &vcpu)
+}
+
+fn restart(vcpu: &Vcpu) -> Outcome {
+    setup::enter(vcpu, Mode::Long, CODE, STACK)?;
+    Ok(())
+}
+
+fn inject(vcpu: &Vcpu, nr: u8, error: Option<u32>) -> Outcome {
+    let mut e = vcpu.fd.get_vcpu_events()?;
+    e.exception.injected = 1;
+    e.exception.nr = nr;
+    e.exception.has_error_code = u8::from(error.is_some());
+    e.exception.error_code = error.unwrap_or(0);
+    vcpu.fd.set_vcpu_events(&e)?;
+    Ok(())
+}
+
+fn exceptions(t: &mut Tap, vcpu: &mut Vcpu, ram: &Ram) -> Outcome {
+    restart(vcpu)?;
+    inject(vcpu, 6, None)?;
+    let e = vcpu.fd.get_vcpu_events()?;
+    t.eq("an injected exception reads back", (e.exception.injected, e.exception.nr), (1, 6));
+    t.eq("#UD is delivered before the first instruction", vcpu.run()?, Exit::out8(VECTOR_PORT, 6));
+    t.eq("its frame has the first instruction", ram.get64(vcpu.regs()?.rsp + 8), CODE);
+    t.eq("it is not injected again", vcpu.fd.get_vcpu_events()?.exception.injected, 0);
+    t.eq("IRET goes on with the program", vcpu.run()?, Exit::out8(MAIN_PORT, 0));
+    restart(vcpu)?;
+    inject(vcpu, 13, Some(0x1234))?;
+    t.eq("#GP is delivered", vcpu.run()?, Exit::out8(VECTOR_PORT, 13));
+    t.eq("with its error code", ram.get64(vcpu.regs()?.rsp + 8), 0x1234);
+    Ok(())
+}
+
+fn nmi(t: &mut Tap, vcpu: &mut Vcpu) -> Outcome {
+    restart(vcpu)?;
+    let mut e = vcpu.fd.get_vcpu_events()?;
+    e.exception.injected = 0;
+    e.nmi.masked = 0;
+    e.nmi.pending = 0;
+    e.nmi.injected = 0;
+    e.flags = KVM_VCPUEVENT_VALID_NMI_PENDING;
+    vcpu.fd.set_vcpu_events(&e)?;
+    sys::ioctl(vcpu.raw(), sys::KVM_NMI, 0)?;
+    t.eq("KVM_NMI is delivered with interrupts off", vcpu.run()?, Exit::out8(VECTOR_PORT, 2));
+    t.eq("NMIs are masked in the handler", vcpu.fd.get_vcpu_events()?.nmi.masked, 1);
+    sys::ioctl(vcpu.raw(), sys::KVM_NMI, 0)?;
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        seen.push(vcpu.run()?);
+    }
+    t.ok(
+        "a second one comes after IRET, once",
+        seen.iter().filter(|e| **e == Exit::out8(VECTOR_PORT, 2)).count() == 1,
+    );
+    let mut rest = 0;
+    while vcpu.run()? == Exit::out8(MAIN_PORT, 0) {
+        rest += 1;
+    }
+    t.ok("the program goes on to its end", rest >= 2);
+    t.eq("NMIs are unmasked again", vcpu.fd.get_vcpu_events()?.nmi.masked, 0);
+    Ok(())
+}
+
+/// Without an in-kernel chip user space is the interrupt controller.
+fn interrupt(t: &mut Tap, vcpu: &mut Vcpu) -> Outcome {
+    restart(vcpu)?;
+    t.eq("the program starts", vcpu.run()?, Exit::out8(MAIN_PORT, 0));
+    t.eq("with IF clear no interrupt can be injected", vcpu.shared().ready_for_interrupt_injection, 0);
+    t.eq("and if_flag says so", vcpu.shared().if_flag, 0);
+    vcpu.shared().request_interrupt_window = 1;
+    t.eq("the program goes on", vcpu.run()?, Exit::out8(MAIN_PORT, 0));
+    t.eq("the window opens behind STI", vcpu.run()?, Exit::IrqWindow);
+    t.eq("now one can be injected", vcpu.shared().ready_for_interrupt_injection, 1);
+    t.eq("and if_flag says so", vcpu.shared().if_flag, 1);
+    t.ok("RFLAGS.IF is set", vcpu.regs()?.rflags & INTERRUPT_FLAG != 0);
+    vcpu.shared().request_interrupt_window = 0;
+    vcpu.interrupt(u32::from(VECTOR))?;
+    t.eq("the interrupt is taken", vcpu.run()?, Exit::out8(VECTOR_PORT, VECTOR));
+    t.eq("the handler returns", vcpu.run()?, Exit::out8(MAIN_PORT, 0));
+    t.eq("HLT", vcpu.run()?, Exit::Hlt);
+    t.eq("HLT exits with IF as it is", vcpu.shared().if_flag, 1);
+    vcpu.interrupt(u32::from(VECTOR))?;
+    t.eq("an interrupt at the HLT", vcpu.run()?, Exit::out8(VECTOR_PORT, VECTOR));
+    Ok(())
+}
+
+fn refused(t: &mut Tap, vcpu: &Vcpu) -> Outcome {
+    t.errno("KVM_INTERRUPT of vector 256", vcpu.interrupt(256), libc::EINVAL);
+    let good = vcpu.fd.get_vcpu_events()?;
+    let mut bad = good;
+    bad.flags = 0x8000_0000;
+    t.errno("KVM_SET_VCPU_EVENTS with an unknown flag", vcpu.fd.set_vcpu_events(&bad), libc::EINVAL);
+    let mut bad = good;
+    bad.exception.injected = 1;
+    bad.exception.nr = 32;
+    t.errno("an exception above 31", vcpu.fd.set_vcpu_events(&bad), libc::EINVAL);
+    let mut bad = good;
+    bad.exception.injected = 1;
+    bad.exception.nr = 2;
+    t.errno("NMI as an exception", vcpu.fd.set_vcpu_events(&bad), libc::EINVAL);
+    t.success("the old events are still good", vcpu.fd.set_vcpu_events(&good));
+    Ok(())
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Making and ending VMs: in any order of closing, many times, with nothing left behind.
+
+use crate::asm::*;
+use crate::device::Device;
+use crate::setup::{self, Mode};
+use crate::sys;
+use crate::tap::Tap;
+use crate::vcpu::Exit;
+use crate::vm::{eventfd, Vm};
+use crate::{Outcome, MIB};
+use kvm_bindings::*;
+
+fn code() -> Vec<u8> {
+    asm64(|a| {
+        let mut again = a.create_label();
+        a.set_label(&mut again)?;
+        a.mov(al, 3)?;
+        a.out(0x40, al)?;
+        a.jmp(again)
+    })
+}
+
+pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
+    orders(t, dev)?;
+    many(t, dev)?;
+    killed(t, dev)
+}
+
+fn orders(t: &mut Tap, dev: &Device) -> Outcome {
+    let own = dev.reopen()?;
+    let vm = Vm::new(&own)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut vcpu = vm.vcpu(0)?;
+    setup::start(&vcpu, &ram, Mode::Long, &code())?;
+    drop(own);
+    t.eq("the device closed first: the VM goes on", vcpu.run()?, Exit::out8(0x40, 3));
+    drop(vm);
+    t.eq("the VM's descriptor closed: the vCPU goes on", vcpu.run()?, Exit::out8(0x40, 3));
+    drop(ram);
+    t.errno("its memory unmapped: KVM_RUN fails", vcpu.run(), libc::EFAULT);
+    drop(vcpu);
+
+    let vm = Vm::new(dev)?;
+    drop(vm.vcpu(0)?);
+    t.errno("a vCPU id stays taken when its descriptor is closed", vm.vcpu(0).map(drop), libc::EEXIST);
+    t.success("another id is free", vm.vcpu(1).map(drop));
+    Ok(())
+}
+
+/// Makes everything there is, uses it, lets go of it, again and again.
+fn many(t: &mut Tap, dev: &Device) -> Outcome {
+    const ROUNDS: usize = 20;
+    let files = sys::open_files();
+    let mut good = 0;
+    for round in 0..ROUNDS {
+        let vm = Vm::with_irqchip(dev)?;
+        vm.fd.create_pit2(kvm_pit_config::default())?;
+        let ram = vm.add_ram(0, 0, MIB)?;
+        let event = eventfd()?;
+        vm.fd.register_irqfd(&event, 5)?;
+        vm.fd.register_ioevent(&event, &kvm_ioctls::IoEventAddress::Pio(0x90), kvm_ioctls::NoDatamatch)?;
+        let mut vcpu = vm.vcpu(0)?;
+        let other = vm.vcpu(1)?;
+        setup::start(&vcpu, &ram, Mode::Long, &code())?;
+        good += usize::from(vcpu.run()? == Exit::out8(0x40, 3));
+        if round % 2 == 0 {
+            drop(vm);
+            drop(vcpu);
+        } else {
+            drop(vcpu);
+            drop(vm);
+        }
+        drop(other);
+    }
+    t.eq("twenty machines ran one after another", good, ROUNDS);
+    t.eq("no descriptor is left", sys::open_files(), files);
+    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    t.eq("no mapping of a vCPU is left", maps.lines().filter(|l| l.contains("kvm-vcpu")).count(), 0);
+    Ok(())
+}
+
+/// A process that is killed while its guest runs leaves nothing behind that stops the next one.
+fn killed(t: &mut Tap, dev: &Device) -> Outcome {
+    for round in 0..3 {
+        let mut ends = [0; 2];
+        // SAFETY: room for two descriptors.
+        if unsafe { libc::pipe(ends.as_mut_ptr()) } != 0 {
+            return Err(crate::errno::Errno::last().into());
+        }
+        // SAFETY: this process has one thread here; the child ends by a signal or _exit.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let path = dev.path().to_owned();
+            let result = spin(&path, ends[1]);
+            // SAFETY: ends the child without running anything of the parent's.
+            unsafe { libc::_exit(i32::from(result.is_err())) };
+        }
+        // SAFETY: our own descriptors, child, and a byte of room.
+        let (ready, status) = unsafe {
+            libc::close(ends[1]);
+            let mut byte = 0u8;
+            let ready = libc::read(ends[0], (&mut byte as *mut u8).cast(), 1);
+            libc::kill(child, libc::SIGKILL);
+            let mut status = 0;
+            libc::waitpid(child, &mut status, 0);
+            libc::close(ends[0]);
+            (ready, status)
+        };
+        t.eq(format!("child {round} ran its guest"), ready, 1);
+        t.eq(format!("child {round} was killed"), libc::WTERMSIG(status), libc::SIGKILL);
+    }
+    let vm = Vm::new(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut vcpu = vm.vcpu(0)?;
+    setup::start(&vcpu, &ram, Mode::Long, &code())?;
+    t.eq("the next machine runs", vcpu.run()?, Exit::out8(0x40, 3));
+    Ok(())
+}
+
+/// A guest that never exits after its first port access, which is told on `ready`.
+fn spin(path: &str, ready: i32) -> Outcome {
+    let dev = Device::open(path)?;
+    let vm = Vm::new(&dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut vcpu = vm.vcpu(0)?;
+    let code = asm64(|a| {
+        a.sti()?;
+        a.out(0x40, al)?;
+        let mut forever = a.create_label();
+        a.set_label(&mut forever)?;
+        a.jmp(forever)
+    });
+    setup::start(&vcpu, &ram, Mode::Long, &code)?;
+    vcpu.run()?;
+    // SAFETY: a byte from a live variable to our pipe.
+    unsafe { libc::write(ready, (&1u8 as *const u8).cast(), 1) };
+    vcpu.run()?;
+    Ok(())
+}

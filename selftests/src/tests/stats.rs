@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! KVM_GET_STATS_FD: the layout of api.rst, and a counter that counts.
+
+use crate::asm::*;
+use crate::device::Device;
+use crate::errno::Errno;
+use crate::setup::{self, Mode};
+use crate::sys;
+use crate::tap::Tap;
+use crate::vm::Vm;
+use crate::{Outcome, MIB};
+use kvm_bindings::*;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::{FromRawFd, RawFd};
+use std::os::unix::fs::FileExt;
+
+/// The six words of the header.
+struct Header {
+    name_size: usize,
+    descriptors: usize,
+    id_offset: u64,
+    descriptor_offset: u64,
+    data_offset: u64,
+}
+
+fn open(fd: RawFd) -> Result<File, Errno> {
+    let fd = sys::ioctl(fd, sys::KVM_GET_STATS_FD, 0)?;
+    // SAFETY: the descriptor is new and ours.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+fn header(file: &File) -> Outcome<Header> {
+    let mut bytes = [0; 24];
+    file.read_exact_at(&mut bytes, 0)?;
+    let word = |i: usize| u32::from_le_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
+    Ok(Header {
+        name_size: word(4) as usize,
+        descriptors: word(8) as usize,
+        id_offset: word(12).into(),
+        descriptor_offset: word(16).into(),
+        data_offset: word(20).into(),
+    })
+}
+
+/// Each statistic's first value, by name.
+fn read(file: &File) -> Outcome<BTreeMap<String, u64>> {
+    let h = header(file)?;
+    let size = 16 + h.name_size;
+    let mut all = BTreeMap::new();
+    for i in 0..h.descriptors {
+        let mut d = vec![0; size];
+        file.read_exact_at(&mut d, h.descriptor_offset + (i * size) as u64)?;
+        let offset = u32::from_le_bytes([d[8], d[9], d[10], d[11]]);
+        let name: Vec<u8> = d[16..].iter().copied().take_while(|b| *b != 0).collect();
+        let mut value = [0; 8];
+        file.read_exact_at(&mut value, h.data_offset + u64::from(offset))?;
+        all.insert(String::from_utf8(name)?, u64::from_le_bytes(value));
+    }
+    Ok(all)
+}
+
+pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
+    if dev.cap(KVM_CAP_BINARY_STATS_FD) <= 0 {
+        t.ok("KVM_CAP_BINARY_STATS_FD", false);
+        return Ok(());
+    }
+    let vm = Vm::new(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut vcpu = vm.vcpu(0)?;
+    let code = asm64(|a| {
+        let mut again = a.create_label();
+        a.set_label(&mut again)?;
+        a.out(0x40, al)?;
+        a.jmp(again)
+    });
+    setup::start(&vcpu, &ram, Mode::Long, &code)?;
+
+    let of_vm = open(vm.raw())?;
+    let of_vcpu = open(vcpu.raw())?;
+    for (name, file) in [("VM", &of_vm), ("vCPU", &of_vcpu)] {
+        let h = header(file)?;
+        t.ok(format!("{name}: there are statistics"), h.descriptors > 0);
+        t.ok(format!("{name}: the id is behind the header"), h.id_offset >= 24);
+        t.ok(
+            format!("{name}: data is behind the descriptors"),
+            h.data_offset >= h.descriptor_offset + (h.descriptors * (16 + h.name_size)) as u64,
+        );
+        let mut id = vec![0; h.name_size];
+        file.read_exact_at(&mut id, h.id_offset)?;
+        t.ok(format!("{name}: the id begins with kvm-"), id.starts_with(b"kvm-"));
+        let all = read(file)?;
+        t.eq(format!("{name}: names are unique"), all.len(), h.descriptors);
+    }
+    let before = read(&of_vcpu)?;
+    for name in ["exits", "io_exits", "halt_exits", "mmio_exits", "irq_injections"] {
+        t.ok(format!("vCPU: {name} is there"), before.contains_key(name));
+    }
+    for _ in 0..10 {
+        vcpu.run()?;
+    }
+    let after = read(&of_vcpu)?;
+    let grew = |name: &str| after.get(name).copied().unwrap_or(0) - before.get(name).copied().unwrap_or(0);
+    t.ok("ten port accesses are ten exits at least", grew("exits") >= 10);
+    t.eq("and ten io_exits", grew("io_exits"), 10);
+
+    drop(vcpu);
+    drop(vm);
+    t.ok("the file outlives the VM's descriptor", read(&of_vm).is_ok());
+    t.errno("it can't be written", of_vm.write_at(&[0], 0).map_err(|e| Errno(e.raw_os_error().unwrap_or(0))), libc::EBADF);
+    Ok(())
+}
