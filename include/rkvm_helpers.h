@@ -64,6 +64,13 @@ bool rkvm_hw_breakpoint_active(void);
 void rkvm_set_debugreg(u64 value, int n);
 u64 rkvm_get_debugreg(int n);
 
+/* Vector and MMX registers of the guest whose FPU state this task has loaded; false if the host has none such. */
+void rkvm_set_switch_fpu_return(void (*fn)(void));
+bool rkvm_read_vector(u32 number, u32 size, u8 *data);
+bool rkvm_write_vector(u32 number, u32 size, bool clear_rest, const u8 *data);
+bool rkvm_read_mmx(u32 number, u64 *value);
+bool rkvm_write_mmx(u32 number, u64 value);
+
 /* Module parameters, by KVM's names. */
 extern bool rkvm_param_ept;
 extern bool rkvm_param_eptad;

@@ -34,4 +34,28 @@ impl Memory {
     pub(crate) fn read(&self, _gpa: Gpa, _to: &mut [u8]) -> Result<(), NoMemory> {
         Err(NoMemory)
     }
+
+    /// Writes guest memory; may cross pages.
+    pub(crate) fn write(&self, _gpa: Gpa, _from: &[u8]) -> Result<(), NoMemory> {
+        Err(NoMemory)
+    }
+
+    /// Whether a slot answers for the address, for writes if `write`.
+    pub(crate) fn is_backed(&self, _gpa: Gpa, _write: bool) -> bool {
+        false
+    }
+
+    /// Atomically replaces 1, 2, 4, 8 or 16 bytes if they equal `old`.
+    pub(crate) fn compare_exchange(&self, _gpa: Gpa, _bytes: u8, _old: u128, _new: u128) -> Result<Swapped, NoMemory> {
+        Err(NoMemory)
+    }
+}
+
+/// The answer to a compare-and-exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Swapped {
+    /// Memory held the expected value and was replaced.
+    Done,
+    /// Memory held something else.
+    Changed,
 }

@@ -23,6 +23,7 @@ pub(crate) mod srcu;
 pub(crate) mod trace;
 pub(crate) mod uabi;
 pub(crate) mod usermem;
+pub(crate) mod vector;
 pub(crate) mod vmx;
 pub(crate) mod wait;
 pub(crate) mod workqueue;

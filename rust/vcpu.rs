@@ -31,6 +31,10 @@ use kernel::{
 };
 use rkvm_core::{
     cpuid::guest::GuestCaps,
+    emulate::{
+        Emulator,
+        UserExit as EmulatorExit, //
+    },
     msr::store::GuestMsrs,
     regs::{
         dr,
@@ -136,6 +140,10 @@ pub(crate) struct Arch {
     pub(crate) spec_ctrl_used: bool,
     /// The TLB tag; none when all are in use.
     pub(crate) vpid: Option<vpid::Vpid>,
+    /// The instruction emulator; taken out while it runs.
+    pub(crate) emulator: Option<KBox<Emulator>>,
+    /// What it waits for from user space.
+    pub(crate) emulator_exit: Option<EmulatorExit>,
     /// The signals that KVM_RUN lets through, if user space set them.
     pub(crate) signal_mask: Option<SignalMask>,
     /// What has to be finished when user space comes back.
@@ -190,6 +198,8 @@ impl Vcpu {
                 msr_bitmap: TablePage::new(Wait::Sleep)?,
                 spec_ctrl_used: false,
                 vpid: vpid(),
+                emulator: Some(KBox::new(Emulator::new(), GFP_KERNEL_ACCOUNT)?),
+                emulator_exit: None,
                 signal_mask: None,
                 completion: run::Completion::None,
             },
@@ -218,7 +228,7 @@ impl Vcpu {
             vm,
             vcpu: self,
             hw,
-            fpu: Some(fpu),
+            fpu,
             arch,
         })
     }
@@ -232,8 +242,8 @@ pub(crate) struct Running<'a> {
     pub(crate) vcpu: &'a Vcpu,
     /// The right to VMREAD and VMWRITE.
     pub(crate) hw: &'a Loaded<'a>,
-    /// Floating-point state; none while it is in the registers, which is for the time of KVM_RUN.
-    pub(crate) fpu: Option<&'a mut GuestFpu>,
+    /// Floating-point state. For the time of KVM_RUN it is in the registers.
+    pub(crate) fpu: &'a mut GuestFpu,
     /// Everything else.
     pub(crate) arch: &'a mut Arch,
 }

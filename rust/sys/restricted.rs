@@ -116,7 +116,10 @@ impl Resolved {
     pub(crate) fn new() -> Result<Self> {
         let r = Restricted::find()?;
         // SAFETY: Set before the first VM exists; the type is the one that the entry code calls.
-        unsafe { bindings::rkvm_set_entry_from_kvm(Some(r.x86_entry_from_kvm)) };
+        unsafe {
+            bindings::rkvm_set_entry_from_kvm(Some(r.x86_entry_from_kvm));
+            bindings::rkvm_set_switch_fpu_return(Some(r.switch_fpu_return));
+        }
         RESTRICTED.populate(r);
         Ok(Self(()))
     }

@@ -1,6 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The instruction emulator and this vCPU.
+//! The instruction emulator and this vCPU: when it runs, and what becomes of how it ends.
+//!
+//! The emulator itself is `rkvm_core::emulate`; [`view`] is how it sees the vCPU. Between an exit to user space and the
+//! next KVM_RUN it keeps what it needs itself: nothing is borrowed across the exit, and the instruction is not fetched
+//! again.
+
+mod features;
+mod seam;
+mod view;
 
 use kernel::prelude::*;
 use rkvm_core::{
@@ -8,9 +16,25 @@ use rkvm_core::{
         Gpa,
         Gva, //
     },
+    emulate::{
+        Cause,
+        Completed,
+        Emulator,
+        Outcome,
+        Regs,
+        Shadow,
+        SoftInterrupt,
+        SoftKind,
+        UserExit as Request, //
+    },
     exception::Exception,
     regs::SegReg,
     vmx::{
+        event::{
+            interruptibility,
+            EventInfo,
+            EventType, //
+        },
         fields::*,
         segment,
         Vmcs, //
@@ -18,9 +42,20 @@ use rkvm_core::{
 };
 
 use super::{
-    run::Flow,
+    events::Injected,
+    exits::msr::REASON_UNKNOWN,
+    requests,
+    run::{
+        Completion,
+        Flow, //
+    },
+    run_page::InternalError,
     Running, //
 };
+use view::View;
+
+/// `KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES`.
+const FLAG_INSTRUCTION_BYTES: u64 = 1;
 
 impl Running<'_> {
     /// The linear address of the next instruction.
@@ -33,28 +68,176 @@ impl Running<'_> {
         }
     }
 
-    /// Fetches instruction bytes; returns how many.
-    pub(crate) fn fetch(&mut self, _at: Gva, _to: &mut [u8]) -> Result<usize, Exception> {
-        Ok(0)
+    /// Fetches instruction bytes up to the end of the page; returns how many.
+    pub(crate) fn fetch(&mut self, at: Gva, to: &mut [u8]) -> Result<usize, Exception> {
+        view::fetch(self, at, to)
     }
 
-    /// Emulates the next instruction.
-    pub(crate) fn emulate(&mut self, _gpa: Option<Gpa>) -> Result<Flow> {
-        Err(EIO)
+    /// Emulates the next instruction. `gpa`: where an EPT exit says that its memory operand is.
+    pub(crate) fn emulate(&mut self, gpa: Option<Gpa>) -> Result<Flow> {
+        self.with_emulator(gpa, |emulator, regs, view| emulator.start(regs, view, Cause::Exit))
     }
 
-    /// Emulates the instruction after a forced-emulation prefix.
+    /// Emulates the instruction after a forced-emulation prefix; RIP is at it.
     pub(crate) fn emulate_forced(&mut self) -> Result<Flow> {
-        Err(EIO)
+        self.emulate(None)
     }
 
     /// Emulates an instruction that the processor does not have, or raises #UD.
     pub(crate) fn emulate_undefined(&mut self) -> Result<Flow> {
-        self.inject_or_resume(Err(Exception::UD))
+        self.with_emulator(None, |emulator, regs, view| {
+            emulator.start(regs, view, Cause::UndefinedOpcode)
+        })
     }
 
     /// Goes on with an instruction that waited for user space.
     pub(crate) fn resume_emulation(&mut self) -> Result<Flow> {
-        Err(EIO)
+        self.with_emulator(None, |emulator, regs, view| {
+            view.take_answer(emulator);
+            emulator.resume(regs, view)
+        })
+    }
+
+    /// Runs `f` with the emulator taken out of the vCPU, and acts on how it ends.
+    fn with_emulator(
+        &mut self,
+        gpa: Option<Gpa>,
+        f: impl FnOnce(&mut Emulator, &mut Regs, &mut View<'_, '_>) -> Outcome,
+    ) -> Result<Flow> {
+        let Some(mut emulator) = self.arch.emulator.take() else {
+            return Err(EIO);
+        };
+        self.vcpu.stats.insn_emulation.inc();
+        let mut regs = self.emulator_regs();
+        let outcome = f(&mut emulator, &mut regs, &mut View::new(self, gpa));
+        let flow = self.finish_emulation(outcome, &regs, &mut emulator);
+        self.arch.emulator = Some(emulator);
+        flow
+    }
+
+    fn emulator_regs(&self) -> Regs {
+        let mut regs = Regs {
+            gpr: self.hw.gprs(),
+            rip: self.hw.read(GUEST_RIP),
+            rflags: self.hw.read(GUEST_RFLAGS),
+        };
+        regs.set(rkvm_core::regs::Gpr::Rsp, self.hw.read(GUEST_RSP));
+        regs
+    }
+
+    fn finish_emulation(&mut self, outcome: Outcome, regs: &Regs, emulator: &mut Emulator) -> Result<Flow> {
+        match outcome {
+            Outcome::Completed(c) => {
+                self.commit(regs, &c);
+                Ok(Flow::Resume)
+            }
+            Outcome::Exit(exit, completed) => {
+                if let Some(c) = completed {
+                    self.commit(regs, &c);
+                }
+                Ok(self.exit_for_emulator(exit, emulator))
+            }
+            Outcome::Inject(e, completed) => {
+                if let Some(c) = completed {
+                    self.commit(regs, &c);
+                }
+                self.queue_exception(e);
+                Ok(Flow::Resume)
+            }
+            Outcome::Soft(interrupt) => {
+                self.inject_soft(interrupt);
+                Ok(Flow::Resume)
+            }
+            Outcome::Drained | Outcome::Retry => Ok(Flow::Resume),
+            Outcome::Shutdown => {
+                self.vcpu.requests.set_own(requests::Request::TripleFault);
+                Ok(Flow::Resume)
+            }
+            Outcome::Unhandled(bytes) => {
+                self.vcpu.stats.insn_emulation_fail.inc();
+                let mut words = [0u64; 4];
+                words[0] = FLAG_INSTRUCTION_BYTES;
+                let mut raw = [0u8; 16];
+                raw[0] = bytes.len;
+                for (to, from) in raw[1..].iter_mut().zip(bytes.bytes) {
+                    *to = from;
+                }
+                words[1] = u64::from_le_bytes([raw[0], raw[1], raw[2], raw[3], raw[4], raw[5], raw[6], raw[7]]);
+                words[2] = u64::from_le_bytes([raw[8], raw[9], raw[10], raw[11], raw[12], raw[13], raw[14], raw[15]]);
+                self.vcpu.run.set_internal_error(InternalError::Emulation, &words);
+                Ok(Flow::ToUser)
+            }
+        }
+    }
+
+    /// Takes the registers over, and what else an instruction leaves behind.
+    fn commit(&mut self, regs: &Regs, c: &Completed) {
+        for n in 0..16u8 {
+            if c.gprs & (1 << n) == 0 {
+                continue;
+            }
+            match n {
+                4 => self.hw.write(GUEST_RSP, regs.read(4)),
+                n => self.hw.set_gpr(usize::from(n), regs.read(n)),
+            }
+        }
+        self.hw.write(GUEST_RIP, regs.rip);
+        if c.rflags {
+            self.hw.write(GUEST_RFLAGS, regs.rflags);
+            self.vcpu.requests.set_own(requests::Request::Event);
+        }
+        let old = self.hw.read(GUEST_INTERRUPTIBILITY_INFO);
+        let shadow = match c.shadow {
+            Shadow::None => 0,
+            Shadow::Sti => interruptibility::STI,
+            Shadow::MovSs => interruptibility::MOV_SS,
+        };
+        let new = (old & !(interruptibility::STI | interruptibility::MOV_SS)) | shadow;
+        if new != old {
+            self.hw.write(GUEST_INTERRUPTIBILITY_INFO, new);
+        }
+        if c.trap != 0 {
+            self.queue_exception(Exception::db(c.trap));
+        }
+    }
+
+    fn inject_soft(&mut self, s: SoftInterrupt) {
+        let kind = match s.kind {
+            SoftKind::Int => EventType::SoftwareInterrupt,
+            SoftKind::Exception => EventType::SoftwareException,
+            SoftKind::Privileged => EventType::PrivilegedSoftwareException,
+        };
+        self.arch.events.injected = Some(Injected {
+            info: EventInfo::new(s.vector, kind),
+            error_code: 0,
+            length: s.length.into(),
+        });
+        self.vcpu.requests.set_own(requests::Request::Event);
+    }
+
+    /// Fills `kvm_run` for what only user space can do.
+    fn exit_for_emulator(&mut self, exit: Request, emulator: &Emulator) -> Flow {
+        self.arch.completion = Completion::Emulator;
+        let run = &self.vcpu.run;
+        match exit {
+            Request::MmioRead { gpa, len } => {
+                self.vcpu.stats.mmio_exits.inc();
+                run.set_mmio(gpa, 0, len.into(), false);
+            }
+            Request::MmioWrite { gpa, len, data } => {
+                self.vcpu.stats.mmio_exits.inc();
+                run.set_mmio(gpa, u64::from_le_bytes(data), len.into(), true);
+            }
+            Request::PioIn { port, size, count } => run.set_io(false, size, port, count),
+            Request::PioOut { port, size, count } => {
+                // The buffer of the emulator is no larger than the page.
+                let _ = run.pio().copy_to(0, emulator.data());
+                run.set_io(true, size, port, count);
+            }
+            Request::ReadMsr { index } => run.set_msr(false, REASON_UNKNOWN, index, 0),
+            Request::WriteMsr { index, value } => run.set_msr(true, REASON_UNKNOWN, index, value),
+        }
+        self.arch.emulator_exit = Some(exit);
+        Flow::ToUser
     }
 }

@@ -22,7 +22,6 @@ use crate::{
     nr,
     sys::{
         cpu::SignalMask,
-        fpu::GuestFpu,
         fops::{
             FileOps,
             Mapping, //
@@ -80,8 +79,6 @@ impl Running<'_> {
                     return Err(EINVAL);
                 }
                 let _mask = self.arch.signal_mask.as_ref().map(SignalMask::activate);
-                let fpu = self.fpu.take();
-                let _fpu = fpu.map(GuestFpu::load);
                 self.run()
             }
             nr::KVM_GET_REGS => arg.write(&self.regs()).map(|()| 0),

@@ -77,7 +77,9 @@ impl Running<'_> {
     /// EINTR for a signal or `immediate_exit`; EIO after a bug of rkvm's own; EAGAIN if the vCPU waits for INIT and SIPI
     /// and was woken up.
     pub(crate) fn run(&mut self) -> Result<usize> {
+        self.fpu.load();
         let result = self.run_inner();
+        self.fpu.unload();
         self.publish_status();
         match result {
             Err(e) if e == EINTR => {

@@ -25,6 +25,12 @@ impl Running<'_> {
         Fast::Handled
     }
 
+    /// The same for the emulator, which moves RIP itself.
+    pub(crate) fn hypercall_by_registers(&mut self) {
+        let result = self.hypercall();
+        self.hw.set_gpr(0, if self.in_64bit_code() { result as u64 } else { result as u32 as u64 });
+    }
+
     /// The exit is always handled above; here for the dispatch to be complete.
     pub(super) fn exit_vmcall(&mut self) -> Result<Flow> {
         self.fast_vmcall();

@@ -1,0 +1,454 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The vCPU as the emulator sees it.
+
+use rkvm_core::{
+    addr::{
+        Gpa,
+        Gva, //
+    },
+    cpuid::guest::execute,
+    emulate::{
+        Access,
+        AccessKind as Kind,
+        Backing,
+        Cr,
+        Effect,
+        Emulator,
+        Feature,
+        IoReply,
+        Mode,
+        Reply,
+        Segment,
+        Stop,
+        Swap,
+        TableKind,
+        TableReg,
+        UserExit as Request,
+        VcpuOps, //
+    },
+    exception::Exception,
+    mmu::walk::{
+        AccessKind,
+        GuestAccess,
+        Privilege,
+        WalkError, //
+    },
+    msr::{
+        MsrError,
+        Origin, //
+    },
+    regs::{
+        cr0,
+        rflags,
+        SegReg, //
+    },
+    vmx::{
+        fields::*,
+        segment,
+        Vmcs, //
+    },
+};
+
+use super::features;
+use crate::{
+    memory::Swapped,
+    sys::{
+        msr as host_msr,
+        vector, //
+    },
+    vcpu::{
+        exits::msr::{
+            REASON_INVAL,
+            REASON_UNKNOWN, //
+        },
+        requests,
+        Running, //
+    },
+};
+
+const AR_L: u32 = 1 << 13;
+const AR_DB: u32 = 1 << 14;
+
+/// A vCPU during one emulation.
+pub(super) struct View<'v, 'a> {
+    r: &'v mut Running<'a>,
+    /// The guest physical address that an EPT exit gave for the instruction's one memory operand.
+    hint: Option<Gpa>,
+}
+
+impl<'v, 'a> View<'v, 'a> {
+    pub(super) fn new(r: &'v mut Running<'a>, hint: Option<Gpa>) -> Self {
+        Self { r, hint }
+    }
+
+    /// Copies what user space answered to the last exit into the emulator's buffer.
+    pub(super) fn take_answer(&mut self, emulator: &mut Emulator) {
+        let Some(exit) = self.r.arch.emulator_exit.take() else {
+            return;
+        };
+        let run = &self.r.vcpu.run;
+        match exit {
+            Request::MmioRead { .. } => {
+                let bytes = run.mmio_data().to_le_bytes();
+                for (to, from) in emulator.data_mut().iter_mut().zip(bytes) {
+                    *to = from;
+                }
+            }
+            Request::PioIn { .. } => {
+                let _ = run.pio().copy_from(0, emulator.data_mut());
+            }
+            Request::ReadMsr { .. } | Request::WriteMsr { .. } => {
+                let (error, value) = run.msr_answer();
+                if error {
+                    emulator.cancel();
+                    self.r.queue_exception(Exception::GP0);
+                }
+                for (to, from) in emulator.data_mut().iter_mut().zip(value.to_le_bytes()) {
+                    *to = from;
+                }
+            }
+            Request::MmioWrite { .. } | Request::PioOut { .. } => {}
+        }
+    }
+
+    fn privilege(&mut self, implicit: bool) -> Privilege {
+        if implicit {
+            Privilege::ImplicitSupervisor
+        } else if self.r.cpl() == 3 {
+            Privilege::User
+        } else {
+            Privilege::Supervisor
+        }
+    }
+
+    /// Guest physical address of a linear one, by the guest's page tables.
+    fn translate(&mut self, at: Gva, access: Access) -> Reply<Gpa> {
+        if let Some(hint) = self.hint {
+            // An instruction with one memory operand: the exit has said where that is.
+            if hint.page_offset() == at.page_offset() {
+                return Ok(hint);
+            }
+        }
+        let kind = match access.kind {
+            Kind::Read => AccessKind::Read,
+            Kind::Write | Kind::Modify => AccessKind::Write,
+        };
+        let privilege = self.privilege(access.implicit_supervisor);
+        match self.r.translate(at, GuestAccess { kind, privilege }) {
+            Ok(t) => Ok(t.gpa),
+            Err(WalkError::Fault(e)) => Err(Stop::Fault(e)),
+            Err(_) => Err(Stop::Retry),
+        }
+    }
+
+    fn msr_stop(&self, error: MsrError) -> Stop {
+        let reason = match error {
+            MsrError::Unsupported => REASON_UNKNOWN,
+            MsrError::Invalid => REASON_INVAL,
+        };
+        if self.r.vm.user_space_msrs() & reason != 0 {
+            Stop::User
+        } else {
+            Stop::Fault(Exception::GP0)
+        }
+    }
+}
+
+/// Fetches instruction bytes up to the end of the page.
+pub(super) fn fetch(r: &mut Running<'_>, at: Gva, to: &mut [u8]) -> Result<usize, Exception> {
+    let privilege = if r.cpl() == 3 { Privilege::User } else { Privilege::Supervisor };
+    let kind = AccessKind::Fetch;
+    let gpa = match r.translate(at, GuestAccess { kind, privilege }) {
+        Ok(t) => t.gpa,
+        Err(WalkError::Fault(e)) => return Err(e),
+        Err(_) => return Ok(0),
+    };
+    let room = (at.bytes_to_page_end() as usize).min(to.len());
+    let done = to.get_mut(..room).is_some_and(|to| r.vm.memory.read(gpa, to).is_ok());
+    Ok(if done { room } else { 0 })
+}
+
+impl VcpuOps for View<'_, '_> {
+    fn fetch(&mut self, at: Gva, buf: &mut [u8]) -> Reply<usize> {
+        match fetch(self.r, at, buf) {
+            Ok(0) => Err(Stop::Unhandled),
+            Ok(n) => Ok(n),
+            Err(e) => Err(Stop::Fault(e)),
+        }
+    }
+
+    fn read(&mut self, at: Gva, buf: &mut [u8], access: Access) -> Reply<Backing> {
+        let gpa = self.translate(at, access)?;
+        if self.r.is_device(gpa) {
+            return Ok(Backing::Mmio(gpa));
+        }
+        match self.r.vm.memory.read(gpa, buf) {
+            Ok(()) => Ok(Backing::Ram),
+            Err(_) => Ok(Backing::Mmio(gpa)),
+        }
+    }
+
+    fn write(&mut self, at: Gva, data: &[u8], access: Access) -> Reply<Backing> {
+        let gpa = self.translate(at, access)?;
+        if self.r.is_device(gpa) {
+            return Ok(Backing::Mmio(gpa));
+        }
+        match self.r.vm.memory.write(gpa, data) {
+            Ok(()) => Ok(Backing::Ram),
+            Err(_) => Ok(Backing::Mmio(gpa)),
+        }
+    }
+
+    fn probe(&mut self, at: Gva, access: Access) -> Reply<Backing> {
+        let gpa = self.translate(at, access)?;
+        let write = access.kind != Kind::Read;
+        if !self.r.is_device(gpa) && self.r.vm.memory.is_backed(gpa, write) {
+            Ok(Backing::Ram)
+        } else {
+            Ok(Backing::Mmio(gpa))
+        }
+    }
+
+    fn cmpxchg(&mut self, at: Gva, bytes: u8, old: u128, new: u128, access: Access) -> Reply<Swap> {
+        let gpa = self.translate(at, access)?;
+        if self.r.is_device(gpa) {
+            return Ok(Swap::Mmio(gpa));
+        }
+        match self.r.vm.memory.compare_exchange(gpa, bytes, old, new) {
+            Ok(Swapped::Done) => Ok(Swap::Done),
+            Ok(Swapped::Changed) => Ok(Swap::Changed),
+            Err(_) => Ok(Swap::Mmio(gpa)),
+        }
+    }
+
+    fn mmio_read(&mut self, at: Gpa, buf: &mut [u8]) -> IoReply {
+        if self.r.device_read(at, buf) {
+            IoReply::Done
+        } else {
+            IoReply::User
+        }
+    }
+
+    fn mmio_write(&mut self, at: Gpa, data: &[u8]) -> IoReply {
+        if self.r.device_write(at, data) {
+            IoReply::Done
+        } else {
+            IoReply::User
+        }
+    }
+
+    fn pio_in(&mut self, port: u16, size: u8, buf: &mut [u8]) -> IoReply {
+        let mut answered = false;
+        for element in buf.chunks_mut(usize::from(size).max(1)) {
+            // A device that answers once answers for all elements, unless it went away in between.
+            let value = match self.r.port_read(port, size) {
+                Some(value) => value,
+                None if answered => u32::MAX,
+                None => return IoReply::User,
+            };
+            answered = true;
+            for (to, from) in element.iter_mut().zip(value.to_le_bytes()) {
+                *to = from;
+            }
+        }
+        IoReply::Done
+    }
+
+    fn pio_out(&mut self, port: u16, size: u8, data: &[u8]) -> IoReply {
+        let mut taken = false;
+        for element in data.chunks(usize::from(size).max(1)) {
+            let mut value = [0u8; 4];
+            for (to, from) in value.iter_mut().zip(element) {
+                *to = *from;
+            }
+            if !self.r.port_write(port, size, u32::from_le_bytes(value)) && !taken {
+                return IoReply::User;
+            }
+            taken = true;
+        }
+        IoReply::Done
+    }
+
+    fn mode(&mut self) -> Mode {
+        if self.r.arch.cr0 & cr0::PE == 0 {
+            return Mode::Real;
+        }
+        let ar = self.r.hw.read(GUEST_CS_AR_BYTES);
+        if self.r.long_mode() && ar & AR_L != 0 {
+            return Mode::Long64;
+        }
+        if !self.r.long_mode() && self.r.hw.read(GUEST_RFLAGS) & rflags::VM != 0 {
+            return Mode::Vm86;
+        }
+        if ar & AR_DB != 0 {
+            Mode::Prot32
+        } else {
+            Mode::Prot16
+        }
+    }
+
+    fn cpl(&mut self) -> u8 {
+        self.r.cpl()
+    }
+
+    fn segment(&mut self, which: SegReg) -> Segment {
+        let s = segment::read(self.r.hw, which);
+        Segment {
+            selector: s.selector,
+            base: s.base,
+            limit: s.limit,
+            access: s.access_rights().0,
+        }
+    }
+
+    fn segment_base(&mut self, which: SegReg) -> u64 {
+        segment::base(self.r.hw, which)
+    }
+
+    fn set_segment(&mut self, which: SegReg, value: &Segment) {
+        let s = segment::Segment::from_parts(
+            value.selector,
+            value.base,
+            value.limit,
+            segment::AccessRights(value.access),
+        );
+        self.r.set_segment(which, s);
+    }
+
+    fn table(&mut self, which: TableKind) -> TableReg {
+        let hw = self.r.hw;
+        match which {
+            TableKind::Gdt => TableReg {
+                base: hw.read(GUEST_GDTR_BASE),
+                limit: hw.read(GUEST_GDTR_LIMIT) as u16,
+            },
+            TableKind::Idt => TableReg {
+                base: hw.read(GUEST_IDTR_BASE),
+                limit: hw.read(GUEST_IDTR_LIMIT) as u16,
+            },
+        }
+    }
+
+    fn set_table(&mut self, which: TableKind, value: TableReg) {
+        let hw = self.r.hw;
+        match which {
+            TableKind::Gdt => {
+                hw.write(GUEST_GDTR_BASE, value.base);
+                hw.write(GUEST_GDTR_LIMIT, value.limit.into());
+            }
+            TableKind::Idt => {
+                hw.write(GUEST_IDTR_BASE, value.base);
+                hw.write(GUEST_IDTR_LIMIT, value.limit.into());
+            }
+        }
+    }
+
+    fn cr(&mut self, which: Cr) -> u64 {
+        match which {
+            Cr::Cr0 => self.r.read_cr0(),
+            Cr::Cr2 => self.r.hw.cr2(),
+            Cr::Cr3 => self.r.hw.read(GUEST_CR3),
+            Cr::Cr4 => self.r.read_cr4(),
+            Cr::Cr8 => self.r.cr8(),
+        }
+    }
+
+    fn set_cr(&mut self, which: Cr, value: u64) -> Reply {
+        Ok(match which {
+            Cr::Cr0 => self.r.guest_sets_cr0(value)?,
+            Cr::Cr2 => self.r.hw.set_cr2(value),
+            Cr::Cr3 => self.r.guest_sets_cr3(value)?,
+            Cr::Cr4 => self.r.guest_sets_cr4(value)?,
+            Cr::Cr8 => self.r.set_cr8(value)?,
+        })
+    }
+
+    fn dr(&mut self, number: u8) -> u64 {
+        self.r.debug_register(number)
+    }
+
+    fn set_dr(&mut self, number: u8, value: u64) -> Reply {
+        Ok(self.r.set_debug_register(number, value)?)
+    }
+
+    fn efer(&mut self) -> u64 {
+        self.r.arch.efer
+    }
+
+    fn read_msr(&mut self, index: u32) -> Reply<u64> {
+        self.r.get_msr(index, Origin::Guest).map_err(|e| self.msr_stop(e))
+    }
+
+    fn write_msr(&mut self, index: u32, value: u64) -> Reply {
+        self.r.set_msr(index, value, Origin::Guest).map_err(|e| self.msr_stop(e))
+    }
+
+    fn read_pmc(&mut self, _index: u32) -> Reply<u64> {
+        Err(Stop::Fault(Exception::GP0))
+    }
+
+    fn tsc(&mut self) -> u64 {
+        host_msr::rdtsc().wrapping_add(self.r.hw.read(TSC_OFFSET))
+    }
+
+    fn cpuid(&mut self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        let c = &self.r.arch.cpuid;
+        let regs = execute(&c.entries, &c.index, leaf, subleaf);
+        [regs.eax, regs.ebx, regs.ecx, regs.edx]
+    }
+
+    fn cpuid_faulting(&mut self) -> bool {
+        self.r.arch.msrs.cpuid_faults()
+    }
+
+    fn has(&mut self, feature: Feature) -> bool {
+        features::has(&self.r.arch.caps, feature)
+    }
+
+    fn xcr0(&mut self) -> u64 {
+        self.r.arch.xcr0
+    }
+
+    fn set_xcr(&mut self, index: u32, value: u64) -> Reply {
+        if index != 0 || !self.r.xcr0_valid(value) {
+            return Err(Stop::Fault(Exception::GP0));
+        }
+        self.r.set_xcr0(value);
+        Ok(())
+    }
+
+    fn effect(&mut self, effect: Effect) -> Reply {
+        match effect {
+            Effect::Halt => self.r.halt(),
+            Effect::Invlpg(_) | Effect::Invpcid { .. } => {
+                self.r.vcpu.requests.set_own(requests::Request::TlbFlush);
+            }
+            Effect::FlushCaches => {}
+            Effect::Hypercall => self.r.hypercall_by_registers(),
+            Effect::LeaveSmm => return Err(Stop::Fault(Exception::UD)),
+            Effect::UnblockNmi => self.r.set_nmi_blocked(false),
+        }
+        Ok(())
+    }
+
+    fn read_vector(&mut self, number: u8, into: &mut [u8]) -> Reply {
+        vector::read(number, into).ok_or(Stop::Unhandled)
+    }
+
+    fn write_vector(&mut self, number: u8, from: &[u8], clear_rest: bool) -> Reply {
+        vector::write(number, from, clear_rest).ok_or(Stop::Unhandled)
+    }
+
+    fn read_opmask(&mut self, _number: u8) -> Reply<u64> {
+        Err(Stop::Unhandled)
+    }
+
+    fn read_mmx(&mut self, number: u8) -> Reply<u64> {
+        vector::read_mmx(number).ok_or(Stop::Unhandled)
+    }
+
+    fn write_mmx(&mut self, number: u8, value: u64) -> Reply {
+        vector::write_mmx(number, value).ok_or(Stop::Unhandled)
+    }
+}
