@@ -33,6 +33,7 @@ use super::{
     requests::Request,
     Running, //
 };
+use crate::sys::trace;
 
 /// An event as VM entry takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +131,8 @@ impl Running<'_> {
             self.set_event(EventInfo::NMI);
         } else if self.has_interrupt() && self.interrupt_allowed() {
             if let Some(vector) = self.take_interrupt() {
-                self.vcpu.stats.irq_injections.add(1);
+                self.vcpu.stats.irq_injections.inc();
+                trace::inj_virq(vector, false, false);
                 self.set_event(EventInfo::interrupt(vector));
             }
         }

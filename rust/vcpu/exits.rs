@@ -61,7 +61,7 @@ impl Running<'_> {
         match basic {
             // Their handlers ran before interrupts came back on.
             Reason::ExternalInterrupt => {
-                self.vcpu.stats.irq_exits.add(1);
+                self.vcpu.stats.irq_exits.inc();
                 Ok(Flow::Resume)
             }
             Reason::ExceptionNmi => self.exit_exception(),
@@ -69,13 +69,13 @@ impl Running<'_> {
 
             Reason::InterruptWindow => {
                 self.set_primary(Primary::INTR_WINDOW_EXITING, false);
-                self.vcpu.stats.irq_window_exits.add(1);
+                self.vcpu.stats.irq_window_exits.inc();
                 self.vcpu.requests.set_own(Request::Event);
                 Ok(Flow::Resume)
             }
             Reason::NmiWindow => {
                 self.set_primary(Primary::NMI_WINDOW_EXITING, false);
-                self.vcpu.stats.nmi_window_exits.add(1);
+                self.vcpu.stats.nmi_window_exits.inc();
                 self.vcpu.requests.set_own(Request::Event);
                 Ok(Flow::Resume)
             }

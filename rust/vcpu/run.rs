@@ -7,13 +7,16 @@
 //! that (`exits::fast`): there the host spends the fewest instructions.
 
 use kernel::prelude::*;
-use rkvm_core::vmx::{
-    exit::{
-        instruction_error,
-        ExitReason, //
+use rkvm_core::{
+    addr::Gva,
+    vmx::{
+        exit::{
+            instruction_error,
+            ExitReason, //
+        },
+        fields::*,
+        Vmcs, //
     },
-    fields::*,
-    Vmcs, //
 };
 
 use super::{
@@ -31,6 +34,7 @@ use super::{
 use crate::{
     sys::{
         cpu,
+        trace,
         vmx::{
             invept_single,
             invvpid_single,
@@ -84,7 +88,7 @@ impl Running<'_> {
         match result {
             Err(e) if e == EINTR => {
                 self.vcpu.run.set_reason(UserExit::Intr);
-                self.vcpu.stats.signal_exits.add(1);
+                self.vcpu.stats.signal_exits.inc();
                 Err(EINTR)
             }
             other => other,
@@ -173,11 +177,13 @@ impl Running<'_> {
             }
             guard.commit();
             let result = loop {
+                self.trace_entry();
                 let result = guard.enter();
-                self.vcpu.stats.exits.add(1);
+                self.vcpu.stats.exits.inc();
                 let EntryResult::Exit(reason) = result else {
                     break result;
                 };
+                self.trace_exit(reason);
                 if self.handle_fast(&mut guard, ExitReason(reason)) == Fast::Leave {
                     break result;
                 }
@@ -199,6 +205,29 @@ impl Running<'_> {
         }
     }
 
+    #[inline(always)]
+    fn trace_entry(&self) {
+        trace::entry(|| trace::Entry {
+            vcpu: self.vcpu.id,
+            rip: Gva(self.hw.read(GUEST_RIP)),
+            intr_info: self.hw.read(VM_ENTRY_INTR_INFO_FIELD),
+            error_code: self.hw.read(VM_ENTRY_EXCEPTION_ERROR_CODE),
+        });
+    }
+
+    #[inline(always)]
+    fn trace_exit(&self, reason: u32) {
+        trace::exit(|| trace::Exit {
+            vcpu: self.vcpu.id,
+            reason,
+            rip: Gva(self.hw.read(GUEST_RIP)),
+            qualification: self.hw.read(EXIT_QUALIFICATION),
+            idt_vectoring: self.hw.read(IDT_VECTORING_INFO_FIELD).into(),
+            intr_info: self.hw.read(VM_EXIT_INTR_INFO),
+            error_code: self.hw.read(VM_EXIT_INTR_ERROR_CODE),
+        });
+    }
+
     /// What other threads asked for, in an order that lets later ones see what earlier ones did.
     fn handle_requests(&mut self) -> Result<Flow> {
         let requests = &self.vcpu.requests;
@@ -210,7 +239,7 @@ impl Running<'_> {
             return Ok(Flow::ToUser);
         }
         if requests.take(Request::TlbFlush) {
-            self.vcpu.stats.tlb_flush.add(1);
+            self.vcpu.stats.tlb_flush.inc();
             self.flush_tlb();
         }
         requests.take(Request::Unblock);

@@ -20,7 +20,7 @@ impl Running<'_> {
     pub(super) fn fast_vmcall(&mut self) -> Fast {
         let result = self.hypercall();
         self.hw.set_gpr(0, if self.in_64bit_code() { result as u64 } else { result as u32 as u64 });
-        self.vcpu.stats.hypercalls.add(1);
+        self.vcpu.stats.hypercalls.inc();
         self.instruction_retires();
         Fast::Handled
     }

@@ -33,7 +33,7 @@ impl Running<'_> {
         } else if !self.port_write(io.port, io.size, accumulator(self, io.size)) {
             return Fast::Leave;
         }
-        self.vcpu.stats.io_exits.add(1);
+        self.vcpu.stats.io_exits.inc();
         self.instruction_retires();
         Fast::Handled
     }
@@ -41,7 +41,7 @@ impl Running<'_> {
     /// A port that user space answers for. The devices in the kernel were asked already.
     pub(super) fn exit_io(&mut self) -> Result<Flow> {
         let io = IoAccess::decode(self.hw.read(EXIT_QUALIFICATION));
-        self.vcpu.stats.io_exits.add(1);
+        self.vcpu.stats.io_exits.inc();
         if io.string {
             return self.emulate(None);
         }

@@ -14,7 +14,7 @@ impl Running<'_> {
     /// HLT: without an APIC in the kernel, user space waits for the interrupt.
     pub(super) fn exit_hlt(&mut self) -> Result<Flow> {
         self.skip_instruction();
-        self.vcpu.stats.halt_exits.add(1);
+        self.vcpu.stats.halt_exits.inc();
         if self.has_kernel_apic() {
             self.halt();
             return Ok(Flow::Resume);
