@@ -29,6 +29,8 @@ pub const SUPPORTED_XCR0: u64 = AVX512 | PKRU;
 const HEADER_END: u32 = 512 + 64;
 /// Components that can have a size here.
 const COMPONENTS: usize = 32;
+/// Those beyond x87 and SSE, which have fixed places.
+const EXTENDED: core::ops::Range<u32> = 2..COMPONENTS as u32;
 
 /// Where a component lies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,13 +49,15 @@ impl XstateSizes {
     pub fn from_host(host: &dyn HostCpuid) -> Self {
         let mut sizes = [Component::default(); COMPONENTS];
         if host.cpuid(0, 0).eax >= 0xd {
-            for (i, component) in (0u32..64).zip(sizes.iter_mut()).skip(2) {
+            for i in EXTENDED {
                 let regs = host.cpuid(0xd, i);
-                *component = Component {
-                    size: regs.eax,
-                    offset: regs.ebx,
-                    align: regs.ecx & 2 != 0,
-                };
+                if let Some(component) = sizes.get_mut(i as usize) {
+                    *component = Component {
+                        size: regs.eax,
+                        offset: regs.ebx,
+                        align: regs.ecx & 2 != 0,
+                    };
+                }
             }
         }
         Self(sizes)
@@ -62,7 +66,10 @@ impl XstateSizes {
     /// Bytes that an XSAVE area with the components `mask` takes, in standard or compacted form.
     pub fn required(&self, mask: u64, compacted: bool) -> u32 {
         let mut end = HEADER_END;
-        for (i, component) in (0u32..64).zip(self.0.iter()).skip(2) {
+        for i in EXTENDED {
+            let Some(component) = self.0.get(i as usize) else {
+                break;
+            };
             if mask & 1u64.wrapping_shl(i) == 0 {
                 continue;
             }
