@@ -283,7 +283,8 @@ impl Emulator {
             Ok(Flow::Soft(soft)) => Outcome::Soft(soft),
             Err(stop) => {
                 let before = progress.then(|| {
-                    let flags = flags | (regs.rflags & rflags::RF);
+                    // CMPS and SCAS that stop halfway leave the flags of before the instruction (SDM, "REP").
+                    let flags = regs.rflags;
                     let rip = regs.rip;
                     let mut done = self.commit(regs, rip, flags, Shadow::None, 0, true);
                     done.trap = 0;

@@ -66,11 +66,11 @@ impl Exec<'_> {
         } else {
             next.wrapping_add(self.insn.imm)
         };
-        self.branch_to(target, width)?;
         if op == Op::Call {
+            // The return address is written before the target is checked.
             self.push(width, next)?;
         }
-        Ok(())
+        self.branch_to(target, width)
     }
 
     /// LOOP, LOOPE, LOOPNE, JCXZ: the counter has address width.

@@ -276,13 +276,13 @@ impl Exec<'_> {
         }
         let to = self.gpr(self.insn.reg) & self.insn.address.mask();
         let from = self.effective_address();
+        let from = self.linear(self.insn.segment, from, 64, AccessKind::Read)?;
+        let mut line = [0u8; 64];
+        self.read_bytes(from, &mut line, Access::READ)?;
         let to = self.linear(SegReg::Es, to, 64, AccessKind::Write)?;
         if to.0 & 63 != 0 {
             return Err(Exception::GP0.into());
         }
-        let from = self.linear(self.insn.segment, from, 64, AccessKind::Read)?;
-        let mut line = [0u8; 64];
-        self.read_bytes(from, &mut line, Access::READ)?;
         self.write_bytes(to, &line, Access::WRITE)
     }
 

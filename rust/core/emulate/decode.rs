@@ -14,7 +14,7 @@ use crate::regs::SegReg;
 
 use super::insn::{Base, Encoding, Insn, Rep, Rm, MAX_LENGTH};
 use super::ops::{Reply, Stop};
-use super::state::{Mode, Width};
+use super::state::{Cr, Mode, Width};
 use super::table::{self, Entry, Imm, Loc, Op};
 
 /// Where instruction bytes come from.
@@ -297,12 +297,23 @@ impl Cursor<'_> {
             || (self.mode.is_real_like() && entry.any(table::PROT))
             || (entry.any(table::MEM) && !memory)
             || (entry.any(table::REG) && memory)
+            || self.names_no_register(entry.op)
             || (entry.any(table::NP) && (self.insn.opsize_prefix || self.insn.rep != Rep::None))
             || (self.insn.lock && !(entry.any(table::LOCK) && memory && entry.dst == Loc::Rm));
         if bad {
             return Err(Exception::UD.into());
         }
         Ok(())
+    }
+
+    /// Whether a move from or to a control or debug register names one that does not exist: that is #UD at any CPL.
+    #[inline]
+    fn names_no_register(&self, op: Op) -> bool {
+        match op {
+            Op::MovFromCr | Op::MovToCr => Cr::from_number(self.insn.reg).is_none(),
+            Op::MovFromDr | Op::MovToDr => self.insn.reg > 7,
+            _ => false,
+        }
     }
 
     /// The operand width that prefixes, mode and row give.

@@ -30,6 +30,10 @@ pub(super) fn inside_limit(s: &Segment, offset: u64, size: u64) -> bool {
         let top = if s.has(ar::DB) { 0xffff_ffff } else { 0xffff };
         return offset > u64::from(s.limit) && last <= top;
     }
+    if s.limit == u32::MAX {
+        // Accesses wrap at the end of a segment of the largest size.
+        return true;
+    }
     last <= u64::from(s.limit)
 }
 
@@ -44,10 +48,7 @@ impl Exec<'_> {
         kind: AccessKind,
     ) -> Reply<Gva> {
         if self.mode == Mode::Long64 {
-            let base = match which {
-                SegReg::Fs | SegReg::Gs => self.ops.segment_base(which),
-                _ => 0,
-            };
+            let base = self.base_of(which);
             let at = base.wrapping_add(offset);
             self.check_canonical(which, at)?;
             if size > 1 {
@@ -56,6 +57,16 @@ impl Exec<'_> {
             return Ok(Gva(at));
         }
         self.linear_32(which, offset, size, kind)
+    }
+
+    /// The base of a segment as addressing uses it.
+    #[inline]
+    pub(super) fn base_of(&mut self, which: SegReg) -> u64 {
+        match which {
+            SegReg::Fs | SegReg::Gs => self.ops.segment_base(which),
+            _ if self.mode == Mode::Long64 => 0,
+            _ => self.ops.segment_base(which),
+        }
     }
 
     /// A fault unless the address is canonical for the guest's paging mode.
@@ -103,7 +114,7 @@ impl Exec<'_> {
 
     /// #AC(0) if alignment checks are on and the address is not a multiple of `size`, a power of two.
     #[inline]
-    fn check_alignment(&mut self, at: Gva, size: u64) -> Reply {
+    pub(super) fn check_alignment(&mut self, at: Gva, size: u64) -> Reply {
         if self.regs.rflags & rflags::AC != 0 && at.0 & size.wrapping_sub(1) != 0 {
             return self.alignment_fault();
         }
@@ -189,7 +200,8 @@ impl Exec<'_> {
             return Err(Stop::Unhandled);
         };
         let second = self.after(at, first);
-        // Both pages fault before either is read: a device register must not be read twice.
+        // Both pages fault, in order, before either is read: a device register must not be read twice.
+        self.ops.probe(at, access)?;
         self.ops.probe(second, access)?;
         self.read_piece(at, a, access)?;
         self.read_piece(second, b, access)

@@ -224,6 +224,7 @@ impl Exec<'_> {
         let sp = self.named(Gpr::Rsp, sw).wrapping_sub(self.insn.imm) & sw.mask();
         // The last word of the frame must be writable, though nothing is stored there.
         let at = self.linear(SegReg::Ss, sp, size, super::ops::AccessKind::Write)?;
+        self.check_alignment(at, size)?;
         self.ops.probe(at, Access::WRITE)?;
         self.set_named(Gpr::Rsp, sw, sp);
         Ok(())

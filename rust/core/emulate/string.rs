@@ -119,13 +119,13 @@ impl Exec<'_> {
                 self.advance(Gpr::Rsi, 1);
             }
             _ => {
+                let at = self.named(Gpr::Rdi, address);
+                let b = self.load(SegReg::Es, at, width, Access::READ)?;
                 let a = if op == Op::Cmps {
                     self.from_source()?
                 } else {
                     self.named(Gpr::Rax, width)
                 };
-                let at = self.named(Gpr::Rdi, address);
-                let b = self.load(SegReg::Es, at, width, Access::READ)?;
                 let (_, flags) = alu::sub(a, b, false, width);
                 self.set_status(flags);
                 if op == Op::Cmps {
@@ -177,13 +177,16 @@ impl Exec<'_> {
             && self
                 .linear(SegReg::Es, to, bytes, AccessKind::Write)
                 .is_ok();
-        if !inside || self.ops.probe(target, Access::WRITE)? != Backing::Ram {
+        if !inside {
             return Ok(None);
         }
         let Some(buf) = self.work.data.get_mut(..bytes as usize) else {
             return Ok(None);
         };
-        if self.ops.read(source, buf, Access::READ)? != Backing::Ram {
+        // The source faults before the target.
+        if self.ops.read(source, buf, Access::READ)? != Backing::Ram
+            || self.ops.probe(target, Access::WRITE)? != Backing::Ram
+        {
             return Ok(None);
         }
         if self.ops.write(target, buf, Access::WRITE)? != Backing::Ram {

@@ -96,9 +96,6 @@ impl Exec<'_> {
     /// MOV from and to debug registers.
     fn debug(&mut self, op: Op) -> Reply {
         let mut number = self.insn.reg;
-        if number > 7 {
-            return Err(Exception::UD.into());
-        }
         if number == 4 || number == 5 {
             if self.cr(Cr::Cr4) & cr4::DE != 0 {
                 return Err(Exception::UD.into());
@@ -219,7 +216,8 @@ impl Exec<'_> {
 
     /// ARPL.
     fn arpl(&mut self) -> Reply {
-        let a = self.rm_for(Width::B2, Access::MODIFY)?;
+        // Written, and checked for writing, only if it changes.
+        let a = self.rm(Width::B2)?;
         let b = self.reg(self.insn.reg, Width::B2);
         if a & 3 < b & 3 {
             self.set_rm(Width::B2, (a & !3) | (b & 3))?;

@@ -10,7 +10,7 @@ use crate::regs::{cr0, cr4};
 use super::exec::Exec;
 use super::insn::{Encoding, Insn, Rep, Rm};
 use super::ops::{Access, AccessKind, Feature, Reply, Stop};
-use super::state::Cr;
+use super::state::{Cr, Mode, Width};
 use super::table::{Loc, Op};
 
 /// The bytes of the memory operand of a scalar vector move.
@@ -32,10 +32,7 @@ impl Exec<'_> {
     pub(super) fn vector_move(&mut self, op: Op) -> Reply {
         match op {
             Op::MmxMov => self.mmx_move(),
-            Op::VecScalar => {
-                self.check_vector()?;
-                Err(Stop::Unhandled)
-            }
+            Op::VecScalar => self.scalar_move(),
             _ => self.whole_move(op == Op::VecMovAligned),
         }
     }
@@ -53,7 +50,7 @@ impl Exec<'_> {
                 Encoding::Vex => self.ops.has(Feature::Avx),
                 _ => self.ops.has(Feature::Avx512f),
             };
-        if !enabled || self.insn.vvvv != 0 {
+        if !enabled {
             return Err(Exception::UD.into());
         }
         if self.cr(Cr::Cr0) & cr0::TS != 0 {
@@ -110,8 +107,16 @@ impl Exec<'_> {
         } else {
             AccessKind::Write
         };
+        // Alignment is checked before the address is found not to be canonical, but after the segment's limit.
+        let misaligned = aligned && {
+            let base = self.base_of(self.insn.segment);
+            base.wrapping_add(offset) & (bytes as u64).wrapping_sub(1) != 0
+        };
+        if misaligned && self.mode == Mode::Long64 {
+            return Err(Exception::GP0.into());
+        }
         let at = self.linear(self.insn.segment, offset, bytes as u64, kind)?;
-        if aligned && at.0 & (bytes as u64).wrapping_sub(1) != 0 {
+        if misaligned {
             return Err(Exception::GP0.into());
         }
         if load {
@@ -121,6 +126,113 @@ impl Exec<'_> {
             self.ops.read_vector(reg, value)?;
             self.write_bytes(at, value, Access::WRITE)
         }
+    }
+
+    /// A move of one element: MOVSS, MOVSD, MOVLPS, MOVHPS and their kin, MOVD and MOVQ.
+    fn scalar_move(&mut self) -> Reply {
+        self.check_vector()?;
+        let insn = self.insn;
+        let width = match scalar_size(insn) {
+            4 => Width::B4,
+            _ => Width::B8,
+        };
+        match (insn.opcode, insn.rep) {
+            // Between a general register or memory and the low element.
+            (0x6e, _) => {
+                let value = self.rm(width)?;
+                self.set_low(self.insn.reg, u128::from(value))
+            }
+            (0x7e, Rep::None) => {
+                let value = self.vector(insn.reg)? as u64;
+                self.set_rm(width, value)
+            }
+            // MOVQ between vector registers or memory.
+            (0x7e, _) => {
+                let value = self.vector_element(width, 0)?;
+                self.set_low(insn.reg, u128::from(value))
+            }
+            (0xd6, _) => match insn.rm {
+                Rm::Reg(r) => {
+                    let value = self.vector(insn.reg)? as u64;
+                    self.set_low(r, u128::from(value))
+                }
+                Rm::Mem => self.store_element(width, 0),
+            },
+            (0x10 | 0x11, _) => self.single_move(width),
+            (0x13, _) => self.store_element(width, 0),
+            (0x17, _) => self.store_element(width, 64),
+            _ => self.half_move(width),
+        }
+    }
+
+    /// MOVSS and MOVSD.
+    fn single_move(&mut self, width: Width) -> Reply {
+        let load = self.insn.opcode == 0x10;
+        let Rm::Reg(rm) = self.insn.rm else {
+            if load {
+                let value = self.vector_element(width, 0)?;
+                return self.set_low(self.insn.reg, u128::from(value));
+            }
+            return self.store_element(width, 0);
+        };
+        let (from, to) = if load {
+            (rm, self.insn.reg)
+        } else {
+            (self.insn.reg, rm)
+        };
+        let mask = u128::from(width.mask());
+        let value = (self.other_half(to)? & !mask) | (self.vector(from)? & mask);
+        self.set_low(to, value)
+    }
+
+    /// MOVLPS, MOVLPD, MOVHLPS, MOVHPS, MOVHPD, MOVLHPS to a register.
+    fn half_move(&mut self, width: Width) -> Reply {
+        let high = self.insn.opcode == 0x16;
+        // The register forms take the other half of their source.
+        let value = u128::from(self.vector_element(width, if high { 0 } else { 64 })?);
+        let rest = self.other_half(self.insn.reg)?;
+        let low = u128::from(u64::MAX);
+        let value = if high {
+            (rest & low) | value.wrapping_shl(64)
+        } else {
+            (rest & !low) | value
+        };
+        self.set_low(self.insn.reg, value)
+    }
+
+    /// What a move of a part leaves in the destination: its own content, or that of VEX.vvvv.
+    fn other_half(&mut self, to: u8) -> Reply<u128> {
+        match self.insn.encoding {
+            Encoding::Legacy => self.vector(to),
+            _ => self.vector(self.insn.vvvv),
+        }
+    }
+
+    /// The low 128 bits of a vector register.
+    fn vector(&mut self, r: u8) -> Reply<u128> {
+        let mut raw = [0u8; 16];
+        self.ops.read_vector(r, &mut raw)?;
+        Ok(u128::from_le_bytes(raw))
+    }
+
+    /// Replaces the low 128 bits of a vector register; VEX forms clear the rest.
+    fn set_low(&mut self, r: u8, value: u128) -> Reply {
+        let clear = self.insn.encoding != Encoding::Legacy;
+        self.ops.write_vector(r, &value.to_le_bytes(), clear)
+    }
+
+    /// The source element: memory, or 64 bits of a register from bit `from` on.
+    fn vector_element(&mut self, width: Width, from: u32) -> Reply<u64> {
+        match self.insn.rm {
+            Rm::Reg(r) => Ok(self.vector(r)?.wrapping_shr(from) as u64),
+            Rm::Mem => self.rm(width),
+        }
+    }
+
+    /// Stores bits of the register in ModRM.reg from bit `from` on.
+    fn store_element(&mut self, width: Width, from: u32) -> Reply {
+        let value = self.vector(self.insn.reg)?.wrapping_shr(from) as u64;
+        self.set_rm(width, value)
     }
 
     /// MOVQ, MOVD and MOVNTQ of MMX.
@@ -137,7 +249,7 @@ impl Exec<'_> {
         }
         let load = self.insn.entry.dst == Loc::Reg;
         let reg = self.insn.reg & 7;
-        let width = super::state::Width::B8;
+        let width = Width::B8;
         match (self.insn.rm, load) {
             (Rm::Reg(rm), true) => {
                 let value = self.ops.read_mmx(rm & 7)?;

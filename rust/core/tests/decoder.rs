@@ -254,11 +254,12 @@ fn known(ours: Result<&Insn, Stop>, x: &Instruction, mode: Mode) -> bool {
                 )
         }
         Ok(i) if x.is_invalid() => match i.entry.op {
-            // MOV to and from registers that do not exist: #UD at execution, like C KVM.
-            Op::MovFromCr | Op::MovToCr | Op::MovFromDr | Op::MovToDr => true,
+            // MOV to and from segment registers that do not exist: #UD at execution.
             Op::MovFromSeg | Op::MovToSeg => i.reg & 7 > 5 || i.reg & 7 == 1,
             _ => false,
         },
+        // PAUSE with REX.B is one to iced.
+        Ok(i) if i.entry.op == Op::Xchg && x.code() == Code::Pause => true,
         Ok(_) => false,
         Err(_) => {
             matches!(

@@ -32,6 +32,7 @@ impl Cursor<'_> {
         }
         let opcode = self.byte()?;
         self.insn.opcode = opcode;
+
         match map {
             1 => Ok(two_byte(opcode)),
             2 => Ok(table::three_byte_38(opcode, true)),
@@ -122,12 +123,14 @@ impl Cursor<'_> {
             if wrong_l || wrong_v {
                 return Err(Exception::UD.into());
             }
+            self.ignore_high_vvvv();
             // The operand width is VEX.W alone.
             return Ok(Entry {
                 flags: entry.flags | table::NO16,
                 ..entry
             });
         }
+        self.ignore_high_vvvv();
         if entry.any(table::EVEX) && !evex {
             return Err(Exception::UD.into());
         }
@@ -143,6 +146,13 @@ impl Cursor<'_> {
             Ok(entry)
         } else {
             Err(Exception::UD.into())
+        }
+    }
+
+    /// There are no registers above 7 outside 64-bit mode.
+    fn ignore_high_vvvv(&mut self) {
+        if !self.mode.is_long64() {
+            self.insn.vvvv &= 7;
         }
     }
 

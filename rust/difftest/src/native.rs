@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Runs one instruction on this machine's processor.
+//!
+//! Code, data and context lie at fixed addresses below 2 GiB, so that 64-bit and 32-bit code (by a far jump to the
+//! kernel's 32-bit code segment) reach them alike. The code page is full of INT3: every instruction ends in a signal,
+//! its own fault or the breakpoint after it, and the handler takes all registers from the signal frame.
+//!
+//! This is the only module with `unsafe`. JUSTIFICATION: executing bytes and catching the faults cannot be had safely.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The context page: registers to load.
+const CONTEXT: usize = 0x1000_0000;
+/// The reserved range around code and data; what is not mapped in it faults.
+pub const RESERVED: u64 = 0x4000_0000;
+/// Bytes of it.
+pub const RESERVED_BYTES: u64 = 0x80_0000;
+/// The code page.
+pub const CODE: u64 = 0x4020_0000;
+/// Two writable pages and one that is not.
+pub const DATA: u64 = 0x4040_0000;
+/// Bytes of data in all.
+pub const DATA_BYTES: usize = 0x3000;
+/// Where the read-only page begins.
+pub const READ_ONLY: u64 = DATA + 0x2000;
+
+/// Registers of the processor that tests set and compare.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registers {
+    /// In ModRM order.
+    pub gpr: [u64; 16],
+    /// RIP.
+    pub rip: u64,
+    /// RFLAGS.
+    pub rflags: u64,
+    /// YMM0 to YMM15.
+    pub ymm: [[u8; 32]; 16],
+}
+
+/// How the instruction ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trap {
+    /// Exception vector; 3 at an address after the instruction means that it completed.
+    pub vector: u64,
+    /// Error code.
+    pub code: u64,
+    /// CR2.
+    pub cr2: u64,
+}
+
+#[repr(C)]
+struct Context {
+    gpr: [u64; 16],
+    rflags: u64,
+    target: u64,
+    far_offset: u32,
+    far_selector: u16,
+    pad: u16,
+    pad2: u64,
+    host_rsp: u64,
+    stack_top: [u64; 11],
+    ymm: [[u8; 32]; 16],
+}
+
+static mut RESULT: Option<(Registers, Trap)> = None;
+static ARMED: AtomicBool = AtomicBool::new(false);
+
+std::arch::global_asm!(
+    r#"
+    .text
+    .globl difftest_enter
+difftest_enter:
+    push rbx
+    push rbp
+    push r12
+    push r13
+    push r14
+    push r15
+    mov qword ptr [0x100000a0], rsp
+    mov ecx, 0x2b
+    mov ds, ecx
+    mov es, ecx
+    vmovdqu ymm0, ymmword ptr [0x10000100]
+    vmovdqu ymm1, ymmword ptr [0x10000120]
+    vmovdqu ymm2, ymmword ptr [0x10000140]
+    vmovdqu ymm3, ymmword ptr [0x10000160]
+    vmovdqu ymm4, ymmword ptr [0x10000180]
+    vmovdqu ymm5, ymmword ptr [0x100001a0]
+    vmovdqu ymm6, ymmword ptr [0x100001c0]
+    vmovdqu ymm7, ymmword ptr [0x100001e0]
+    vmovdqu ymm8, ymmword ptr [0x10000200]
+    vmovdqu ymm9, ymmword ptr [0x10000220]
+    vmovdqu ymm10, ymmword ptr [0x10000240]
+    vmovdqu ymm11, ymmword ptr [0x10000260]
+    vmovdqu ymm12, ymmword ptr [0x10000280]
+    vmovdqu ymm13, ymmword ptr [0x100002a0]
+    vmovdqu ymm14, ymmword ptr [0x100002c0]
+    vmovdqu ymm15, ymmword ptr [0x100002e0]
+    mov esp, 0x100000f8
+    push qword ptr [0x10000080]
+    popfq
+    mov rax, qword ptr [0x10000000]
+    mov rcx, qword ptr [0x10000008]
+    mov rdx, qword ptr [0x10000010]
+    mov rbx, qword ptr [0x10000018]
+    mov rsp, qword ptr [0x10000020]
+    mov rbp, qword ptr [0x10000028]
+    mov rsi, qword ptr [0x10000030]
+    mov rdi, qword ptr [0x10000038]
+    mov r8, qword ptr [0x10000040]
+    mov r9, qword ptr [0x10000048]
+    mov r10, qword ptr [0x10000050]
+    mov r11, qword ptr [0x10000058]
+    mov r12, qword ptr [0x10000060]
+    mov r13, qword ptr [0x10000068]
+    mov r14, qword ptr [0x10000070]
+    mov r15, qword ptr [0x10000078]
+    jmp qword ptr [0x10000088]
+    .globl difftest_far
+difftest_far:
+    jmp fword ptr [0x10000090]
+    .globl difftest_exit
+difftest_exit:
+    mov rsp, qword ptr [0x100000a0]
+    vzeroupper
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbp
+    pop rbx
+    ret
+    .globl difftest_handler
+difftest_handler:
+    pushfq
+    and qword ptr [rsp], ~0x40000
+    popfq
+    jmp {handler}
+    "#,
+    handler = sym handler,
+);
+
+extern "C" {
+    fn difftest_enter();
+    fn difftest_far();
+    fn difftest_exit();
+    fn difftest_handler();
+}
+
+/// Offset of the upper halves of YMM in the XSAVE area of a signal frame.
+const YMM_HIGH: usize = 576;
+
+unsafe extern "C" fn handler(
+    _signal: libc::c_int,
+    info: *mut libc::siginfo_t,
+    context: *mut libc::ucontext_t,
+) {
+    let _ = info;
+    if !ARMED.swap(false, Ordering::Relaxed) {
+        // Not ours: die of it.
+        for s in SIGNALS {
+            // SAFETY: resetting a signal to its default has no precondition.
+            unsafe { libc::signal(s, libc::SIG_DFL) };
+        }
+        return;
+    }
+    // SAFETY: the kernel passes a valid context; the process has one thread.
+    unsafe {
+        let uc = &mut *context;
+        let g = &mut uc.uc_mcontext.gregs;
+        let r = |n: libc::c_int| g[n as usize] as u64;
+        let gpr = [
+            libc::REG_RAX,
+            libc::REG_RCX,
+            libc::REG_RDX,
+            libc::REG_RBX,
+            libc::REG_RSP,
+            libc::REG_RBP,
+            libc::REG_RSI,
+            libc::REG_RDI,
+            libc::REG_R8,
+            libc::REG_R9,
+            libc::REG_R10,
+            libc::REG_R11,
+            libc::REG_R12,
+            libc::REG_R13,
+            libc::REG_R14,
+            libc::REG_R15,
+        ]
+        .map(r);
+        let fp = uc.uc_mcontext.fpregs as *const u8;
+        let mut ymm = [[0u8; 32]; 16];
+        for (n, v) in ymm.iter_mut().enumerate() {
+            std::ptr::copy_nonoverlapping(fp.add(160 + 16 * n), v.as_mut_ptr(), 16);
+            std::ptr::copy_nonoverlapping(fp.add(YMM_HIGH + 16 * n), v.as_mut_ptr().add(16), 16);
+        }
+        // A component in its initial state is not written: XSTATE_BV says which are.
+        let present = std::ptr::read_unaligned(fp.add(512) as *const u64);
+        for v in &mut ymm {
+            if present & 2 == 0 {
+                v[..16].fill(0);
+            }
+            if present & 4 == 0 {
+                v[16..].fill(0);
+            }
+        }
+        let registers = Registers {
+            gpr,
+            rip: r(libc::REG_RIP),
+            rflags: r(libc::REG_EFL),
+            ymm,
+        };
+        let trap = Trap {
+            vector: r(libc::REG_TRAPNO),
+            code: r(libc::REG_ERR),
+            cr2: r(libc::REG_CR2),
+        };
+        *(&raw mut RESULT) = Some((registers, trap));
+        let g = &mut uc.uc_mcontext.gregs;
+        g[libc::REG_RIP as usize] = difftest_exit as *const () as i64;
+        g[libc::REG_EFL as usize] = 0x202;
+        // CS back to 64-bit code; GS, FS and SS stay.
+        let selectors = g[libc::REG_CSGSFS as usize] & !0xffff;
+        g[libc::REG_CSGSFS as usize] = selectors | 0x33;
+    }
+}
+
+const SIGNALS: [libc::c_int; 5] = [
+    libc::SIGSEGV,
+    libc::SIGILL,
+    libc::SIGFPE,
+    libc::SIGTRAP,
+    libc::SIGBUS,
+];
+
+/// CPUID leaf 7, ECX; asked for once, since it may be slow in a virtual machine.
+pub fn leaf7_ecx() -> u32 {
+    static ECX: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
+    *ECX.get_or_init(|| {
+        // SAFETY: every 64-bit processor has CPUID. (Newer compilers know that.)
+        #[allow(unused_unsafe)]
+        unsafe {
+            std::arch::x86_64::__cpuid_count(7, 0).ecx
+        }
+    })
+}
+
+/// The prepared processor.
+pub struct Native {
+    _one: (),
+}
+
+impl Native {
+    /// Maps code and data and takes the signals. There can be one in a process, which must have one thread.
+    pub fn new() -> std::io::Result<Self> {
+        // SAFETY: fixed mappings that must not replace anything, checked; handlers and stack stay for good.
+        unsafe {
+            let none = libc::PROT_NONE;
+            let rw = libc::PROT_READ | libc::PROT_WRITE;
+            map(CONTEXT, 4096, rw)?;
+            map(RESERVED as usize, RESERVED_BYTES as usize, none)?;
+            protect(CODE, 4096, rw | libc::PROT_EXEC)?;
+            protect(DATA, DATA_BYTES, rw)?;
+            protect(READ_ONLY, 4096, libc::PROT_READ)?;
+            std::ptr::write_bytes(CODE as *mut u8, 0xcc, 4096);
+            // Present from the start: error codes tell.
+            for page in (0..DATA_BYTES).step_by(4096) {
+                std::ptr::read_volatile((DATA as *const u8).add(page));
+            }
+            let stack = libc::mmap(
+                std::ptr::null_mut(),
+                0x2_0000,
+                rw,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            );
+            let alternative = libc::stack_t {
+                ss_sp: stack,
+                ss_flags: 0,
+                ss_size: 0x2_0000,
+            };
+            check(libc::sigaltstack(&alternative, std::ptr::null_mut()))?;
+            for s in SIGNALS {
+                let mut action: libc::sigaction = std::mem::zeroed();
+                action.sa_sigaction = difftest_handler as *const () as usize;
+                action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
+                check(libc::sigaction(s, &action, std::ptr::null_mut()))?;
+            }
+            // GS has a base in 64-bit code.
+            const ARCH_SET_GS: libc::c_long = 0x1001;
+            if libc::syscall(libc::SYS_arch_prctl, ARCH_SET_GS, DATA) != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+        }
+        Ok(Self { _one: () })
+    }
+
+    /// Replaces the code by `bytes` and breakpoints.
+    pub fn set_code(&mut self, bytes: &[u8]) {
+        assert!(bytes.len() <= 16);
+        // SAFETY: the code page is ours and writable.
+        unsafe {
+            let at = CODE as *mut u8;
+            std::ptr::write_bytes(at.add(0x800), 0xcc, 16);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), at.add(0x800), bytes.len());
+        }
+    }
+
+    /// Replaces bytes of the writable data.
+    pub fn set_data(&mut self, offset: usize, bytes: &[u8]) {
+        assert!(offset + bytes.len() <= (READ_ONLY - DATA) as usize);
+        // SAFETY: inside the writable data pages, checked above.
+        unsafe {
+            let at = DATA as *mut u8;
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), at.add(offset), bytes.len());
+        }
+    }
+
+    /// Whether the data are equal to `other`.
+    pub fn data_equals(&self, other: &[u8; DATA_BYTES]) -> bool {
+        // SAFETY: the data pages are readable, and nobody writes them now.
+        let ours = unsafe { &*(DATA as *const [u8; DATA_BYTES]) };
+        ours == other
+    }
+
+    /// The data.
+    pub fn data(&self) -> [u8; DATA_BYTES] {
+        // SAFETY: as above.
+        unsafe { *(DATA as *const [u8; DATA_BYTES]) }
+    }
+
+    /// Runs the code with these registers, as 64-bit or 32-bit code.
+    pub fn run(&mut self, registers: &Registers, long: bool) -> (Registers, Trap) {
+        // SAFETY: the context page is ours; every way out of the code leads through the handler.
+        unsafe {
+            let c = &mut *(CONTEXT as *mut Context);
+            c.gpr = registers.gpr;
+            c.rflags = registers.rflags;
+            c.ymm = registers.ymm;
+            c.far_offset = registers.rip as u32;
+            c.far_selector = 0x23;
+            c.target = if long {
+                registers.rip
+            } else {
+                difftest_far as *const () as u64
+            };
+            ARMED.store(true, Ordering::Relaxed);
+            difftest_enter();
+            (*(&raw mut RESULT)).take().expect("the handler ran")
+        }
+    }
+}
+
+unsafe fn map(at: usize, bytes: usize, protection: libc::c_int) -> std::io::Result<()> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+    // SAFETY: the flag forbids to replace a mapping.
+    let got = unsafe { libc::mmap(at as *mut _, bytes, protection, flags, -1, 0) };
+    if got as usize != at {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+unsafe fn protect(at: u64, bytes: usize, protection: libc::c_int) -> std::io::Result<()> {
+    // SAFETY: the range was mapped by `map()`.
+    check(unsafe { libc::mprotect(at as *mut _, bytes, protection) })
+}
+
+fn check(result: libc::c_int) -> std::io::Result<()> {
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
+}
