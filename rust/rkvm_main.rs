@@ -11,6 +11,7 @@
 mod sys;
 
 mod host;
+mod io;
 mod memory;
 mod nr;
 mod system;

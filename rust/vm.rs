@@ -6,6 +6,7 @@
 //! vCPU does takes the VM as an argument, so there is no cycle of references.
 
 pub(crate) mod ioctl;
+mod ioctl_io;
 pub(crate) mod vcpus;
 
 use kernel::{
@@ -18,6 +19,7 @@ use kernel::{
 };
 
 use crate::{
+    io::Io,
     memory::Memory,
     sys::page::SharedPage,
     vcpu::Vcpu, //
@@ -31,6 +33,9 @@ pub(crate) struct Vm {
     pub(crate) vcpus: Arc<Vcpus>,
     /// Guest memory.
     pub(crate) memory: Memory,
+    /// ioeventfds, irqfds, coalesced MMIO.
+    #[pin]
+    pub(crate) io: Io,
     /// Taken by whatever changes the VM's set-up: creation of vCPUs and devices. Outermost lock of the VM.
     #[pin]
     pub(crate) setup: Mutex<Setup>,
@@ -53,6 +58,7 @@ impl Vm {
             try_pin_init!(Self {
                 vcpus: Arc::new(Vcpus::new(), GFP_KERNEL_ACCOUNT)?,
                 memory: Memory::new()?,
+                io <- Io::new(),
                 setup <- new_mutex!(Setup::default()),
             }),
             GFP_KERNEL_ACCOUNT,
@@ -69,9 +75,9 @@ impl Vm {
         }
     }
 
-    /// The ring of coalesced MMIO, once there is one.
+    /// The ring of coalesced MMIO.
     pub(crate) fn coalesced_ring(&self) -> Option<&SharedPage> {
-        None
+        Some(self.io.ring_page())
     }
 
     /// Whether user space filters MSR accesses (KVM_X86_SET_MSR_FILTER).

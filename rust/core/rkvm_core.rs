@@ -29,6 +29,7 @@ pub mod emulate;
 pub mod cpuid;
 pub mod exception;
 pub mod invalidate;
+pub mod iobus;
 pub mod irq;
 pub mod memslots;
 pub mod mmu;

@@ -117,14 +117,4 @@ impl Running<'_> {
     pub(crate) fn set_platform_msr(&mut self, _handler: Handler, _value: u64, _origin: Origin) -> Result<(), MsrError> {
         Err(MsrError::Unsupported)
     }
-
-    /// IN from a device in the kernel.
-    pub(crate) fn port_read(&mut self, _port: u16, _size: u8) -> Option<u32> {
-        None
-    }
-
-    /// OUT to a device in the kernel; false if there is none.
-    pub(crate) fn port_write(&mut self, _port: u16, _size: u8, _value: u32) -> bool {
-        false
-    }
 }

@@ -13,6 +13,7 @@ use kernel::{
 };
 
 use super::{
+    ioctl_io,
     vcpus::MAX_VCPU_IDS,
     Vm, //
 };
@@ -40,6 +41,9 @@ impl FileOps for Vm {
         match cmd {
             nr::KVM_CHECK_EXTENSION => Ok(system::check_extension(arg.value(), Some(&this))),
             nr::KVM_CREATE_VCPU => create_vcpu(&this.into(), arg.value()),
+            nr::KVM_IOEVENTFD => ioctl_io::ioeventfd(&this, &arg.read()?),
+            nr::KVM_REGISTER_COALESCED_MMIO => ioctl_io::register_coalesced(&this, &arg.read()?),
+            nr::KVM_UNREGISTER_COALESCED_MMIO => ioctl_io::unregister_coalesced(&this, &arg.read()?),
             _ => Err(ENOTTY),
         }
     }

@@ -26,14 +26,4 @@ impl Running<'_> {
     pub(crate) fn is_device(&self, _gpa: Gpa) -> bool {
         false
     }
-
-    /// A device in the kernel answers a read.
-    pub(crate) fn device_read(&mut self, _gpa: Gpa, _to: &mut [u8]) -> bool {
-        false
-    }
-
-    /// A device in the kernel takes a write.
-    pub(crate) fn device_write(&mut self, _gpa: Gpa, _from: &[u8]) -> bool {
-        false
-    }
 }

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Who answers a vCPU's access to a port or to memory without a slot, before user space is asked.
+//!
+//! The order is: the vCPU's own APIC, the VM's chips, ioeventfds, zones of coalesced MMIO. Nothing here sleeps, so all
+//! of it may be called from the innermost loop, with interrupts off.
+
+use rkvm_core::addr::Gpa;
+
+use super::Space;
+use crate::vcpu::Running;
+
+impl Running<'_> {
+    /// IN of 1, 2 or 4 bytes from a device in the kernel.
+    #[inline]
+    pub(crate) fn port_read(&mut self, _port: u16, _size: u8) -> Option<u32> {
+        None
+    }
+
+    /// OUT of 1, 2 or 4 bytes to a device in the kernel; false if none takes it.
+    #[inline]
+    pub(crate) fn port_write(&mut self, port: u16, size: u8, value: u32) -> bool {
+        let bytes = value.to_le_bytes();
+        let Some(data) = bytes.get(..usize::from(size)) else {
+            return false;
+        };
+        self.vm.io.write(Space::Ports, port.into(), data)
+    }
+
+    /// A read of up to 8 bytes of memory that a device in the kernel answers; false if none does.
+    pub(crate) fn device_read(&mut self, _gpa: Gpa, _data: &mut [u8]) -> bool {
+        false
+    }
+
+    /// A write of up to 8 bytes of memory that a device in the kernel takes; false if none does.
+    pub(crate) fn device_write(&mut self, gpa: Gpa, data: &[u8]) -> bool {
+        self.vm.io.write(Space::Memory, gpa.0, data)
+    }
+
+    /// An access to memory that nobody has decoded, so that only its address is known: true if there is an ioeventfd
+    /// without a length, which was signalled. The instruction is then done, whatever it was: such an address is
+    /// there to be written to (KVM_CAP_IOEVENTFD_NO_LENGTH).
+    #[inline]
+    pub(crate) fn fast_mmio_write(&mut self, gpa: Gpa) -> bool {
+        self.vm.io.touch(gpa.0)
+    }
+}
