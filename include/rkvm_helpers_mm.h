@@ -41,6 +41,10 @@ bool rkvm_vma_is_pfnmap(struct vm_area_struct *vma);
 bool rkvm_vma_permits(struct vm_area_struct *vma, bool write);
 /* 1, 2 or 3: the current thread's map has 4 KiB, 2 MiB or 1 GiB at the address. */
 u32 rkvm_host_mapping_level(unsigned long address);
+/* The end of user space. */
+unsigned long rkvm_user_end(void);
+/* SIGBUS to the current thread: it used the page at the address, whose memory is broken. */
+void rkvm_report_poison(unsigned long address);
 
 /* User memory. Results in two registers: the value, and 0 or -EFAULT. */
 struct rkvm_user_value {

@@ -1,61 +1,291 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Guest memory.
+//! Guest memory: slots, the EPT that maps them, and the host's changes to what they map (Documentation/mmu.rst).
+//!
+//! Locks, outermost first: the VM's set-up lock; `writer` (C KVM's slots_lock), for changes of the slots; SRCU, by which
+//! slots are read; `lock` (C KVM's mmu_lock), a spinning reader/writer lock over the EPT. Whoever holds `lock` may wait for
+//! other CPUs to flush, so nobody may wait for it with interrupts off.
 
-use kernel::prelude::*;
-use rkvm_core::addr::Gpa;
+mod access;
+mod dirty;
+mod fault;
+mod notifier;
+mod regions;
+mod slots;
+mod tables;
+mod walk;
+
+use core::{
+    ops::Deref,
+    sync::atomic::AtomicU64, //
+};
+
+use kernel::{
+    c_str,
+    new_mutex,
+    prelude::*,
+    static_lock_class,
+    sync::{
+        Arc,
+        Mutex, //
+    },
+};
+use rkvm_core::{
+    addr::Hpa,
+    memslots::USER_MEM_SLOTS,
+    mmu::{
+        entry::{
+            Format,
+            MemoryType, //
+        },
+        ept::{
+            Budget,
+            Ept, //
+        },
+        invalidate::Invalidations,
+        level::Level,
+        memory::Pending,
+        mmio::MmioFormat, //
+    },
+    stats::VmStats,
+};
+
+use crate::{
+    host::host,
+    sys::{
+        mmu_notifier::{
+            MmRef,
+            MmuNotifier, //
+        },
+        page::{
+            free_table,
+            wait_for_freed_tables, //
+        },
+        rwlock::RwLock,
+        srcu::{
+            Srcu,
+            SrcuPtr, //
+        },
+    },
+    vcpu::requests::Request,
+    vm::vcpus::Vcpus,
+};
+use slots::Slots;
+use tables::{
+    new_table,
+    Tables, //
+};
+
+pub(crate) use access::Swapped;
+pub(crate) use fault::{
+    Fault,
+    Misconfigured,
+    VcpuMmu, //
+};
 
 /// KVM_CAP_NR_MEMSLOTS.
-pub(crate) const USER_SLOTS: u32 = 32764;
+pub(crate) const USER_SLOTS: u32 = USER_MEM_SLOTS as u32;
 
-/// The memory of a VM.
-pub(crate) struct Memory {}
+/// Entries that an operation over many looks at before it lets others have mmu_lock.
+const PORTION: Budget = Budget(4096);
+
+/// EPTP bit 6: accessed and dirty flags (SDM, "Extended-Page-Table Pointer").
+const EPTP_AD: u64 = 1 << 6;
+/// EPTP bits 5:3: the levels less one.
+const EPTP_LEVELS_SHIFT: u32 = 3;
+/// Cacheable address bits of all client processors with L1TF, whatever CPUID says.
+const L1TF_CACHE_BITS: u32 = 44;
 
 /// An access to guest memory that no slot answers, or whose host page is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NoMemory;
 
+/// The memory of a VM, registered for the changes of its owner's memory map. Dropping it unregisters first.
+#[pin_data]
+pub(crate) struct Memory {
+    #[pin]
+    notifier: MmuNotifier<Arc<Mmu>>,
+    shared: Teardown,
+}
+
 impl Memory {
-    pub(crate) fn new() -> Result<Self> {
-        Ok(Self {})
+    /// No slot, in the address space of the calling thread.
+    pub(crate) fn new(mmu: Arc<Mmu>) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            shared: Teardown(mmu.clone()),
+            notifier <- MmuNotifier::register(mmu, MmRef::of_current().ok_or(EIO)?),
+        })
     }
 
     /// Whether the caller is the process that made the VM.
+    #[inline]
     pub(crate) fn is_owner(&self) -> bool {
-        true
-    }
-
-    /// The EPT pointer for the VMCS.
-    pub(crate) fn ept_pointer(&self) -> u64 {
-        0
-    }
-
-    /// Reads guest memory; may cross pages.
-    pub(crate) fn read(&self, _gpa: Gpa, _to: &mut [u8]) -> Result<(), NoMemory> {
-        Err(NoMemory)
-    }
-
-    /// Writes guest memory; may cross pages.
-    pub(crate) fn write(&self, _gpa: Gpa, _from: &[u8]) -> Result<(), NoMemory> {
-        Err(NoMemory)
-    }
-
-    /// Whether a slot answers for the address, for writes if `write`.
-    pub(crate) fn is_backed(&self, _gpa: Gpa, _write: bool) -> bool {
-        false
-    }
-
-    /// Atomically replaces 1, 2, 4, 8 or 16 bytes if they equal `old`.
-    pub(crate) fn compare_exchange(&self, _gpa: Gpa, _bytes: u8, _old: u128, _new: u128) -> Result<Swapped, NoMemory> {
-        Err(NoMemory)
+        self.notifier.mm().is_current()
     }
 }
 
-/// The answer to a compare-and-exchange.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Swapped {
-    /// Memory held the expected value and was replaced.
-    Done,
-    /// Memory held something else.
-    Changed,
+impl Deref for Memory {
+    type Target = Mmu;
+
+    #[inline]
+    fn deref(&self) -> &Mmu {
+        &self.shared.0
+    }
+}
+
+/// What mmu_lock protects besides the EPT itself.
+struct Guarded {
+    invalidations: Invalidations,
+}
+
+/// Slots and EPT.
+#[pin_data]
+pub(crate) struct Mmu {
+    slots: SrcuPtr<KBox<Slots>>,
+    /// slots_lock, and the copy of the slots that the next change starts from. It is there whenever the lock is free.
+    #[pin]
+    writer: Mutex<Option<KBox<Slots>>>,
+    /// mmu_lock.
+    #[pin]
+    lock: RwLock<Guarded>,
+    /// The sample of the invalidations, for faults, which take it without the lock.
+    sequence: AtomicU64,
+    root: Hpa,
+    format: Format,
+    ept_pointer: u64,
+    mmio: MmioFormat,
+    vcpus: Arc<Vcpus>,
+    /// Counters for KVM_GET_STATS_FD.
+    pub(crate) stats: VmStats,
+}
+
+impl Mmu {
+    /// No slot, an empty EPT, for these vCPUs. ENOMEM.
+    pub(crate) fn new(vcpus: Arc<Vcpus>) -> Result<Arc<Self>> {
+        let srcu = Arc::pin_init(Srcu::new(c_str!("rkvm_srcu"), static_lock_class!()), GFP_KERNEL_ACCOUNT)?;
+        let format = format();
+        let stats = VmStats::default();
+        let published = KBox::new(Slots::new(), GFP_KERNEL_ACCOUNT)?;
+        let spare = KBox::new(Slots::new(), GFP_KERNEL_ACCOUNT)?;
+        let guarded = Guarded {
+            invalidations: Invalidations::new(),
+        };
+        let root = new_table(&stats)?;
+        let pointer = ept_pointer(root, &format);
+        Arc::pin_init(
+            try_pin_init!(Self {
+                slots: SrcuPtr::new(srcu, published),
+                writer <- new_mutex!(Some(spare)),
+                lock <- RwLock::new(guarded, c_str!("mmu_lock"), static_lock_class!()),
+                sequence: AtomicU64::new(0),
+                root,
+                format,
+                ept_pointer: pointer,
+                mmio: MmioFormat::new(l1tf_cache_bits()),
+                vcpus,
+                stats,
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )
+        .inspect_err(|_| {
+            free_table(root);
+        })
+    }
+
+    /// The EPT pointer for the VMCS.
+    #[inline]
+    pub(crate) fn ept_pointer(&self) -> u64 {
+        self.ept_pointer
+    }
+
+    #[inline]
+    fn tables(&self) -> Tables<'_> {
+        Tables::new(&self.stats)
+    }
+
+    #[inline]
+    fn ept<'a>(&'a self, tables: &'a Tables<'a>) -> Ept<'a, Tables<'a>> {
+        Ept::new(tables, self.root, &self.format)
+    }
+
+    /// Has all vCPUs drop what they cache of the EPT, and waits until no CPU uses an old translation any more. Interrupts
+    /// are on.
+    fn flush_remote_tlbs(&self) {
+        self.stats.remote_tlb_flush_requests.add_shared(1);
+        for vcpu in self.vcpus.iter() {
+            vcpu.requests.set(Request::TlbFlush);
+        }
+        for vcpu in self.vcpus.iter() {
+            vcpu.requests.kick_and_wait();
+        }
+        self.stats.remote_tlb_flush.add_shared(1);
+    }
+
+    /// A bug of our own: the VM runs no more.
+    #[cold]
+    fn kill(&self, why: &str) {
+        pr_err!("{}: the VM is stopped\n", why);
+        for vcpu in self.vcpus.iter() {
+            vcpu.requests.set(Request::VmDead);
+            vcpu.requests.kick();
+        }
+    }
+}
+
+/// The end of a VM's memory.
+struct Teardown(Arc<Mmu>);
+
+impl Drop for Teardown {
+    fn drop(&mut self) {
+        // Nobody runs this guest any more, and the host's changes are not followed either.
+        let mmu = &self.0;
+        mmu.zap_all();
+        let mut pending = Pending::new();
+        let tables = mmu.tables();
+        let retired = mmu.ept(&tables).retire(&mut pending);
+        pending.flush(|| mmu.flush_remote_tlbs()).free(&tables);
+        let left = mmu.stats.mmu_shadow_pages.get();
+        if !retired || left != 0 {
+            pr_warn!("{} page tables of a VM were not freed\n", left);
+        }
+    }
+}
+
+/// What this host's EPT can do.
+fn format() -> Format {
+    let f = &host().vmcs.features;
+    Format {
+        root: Level::Pml4,
+        max_leaf: if f.ept_1g {
+            Level::Page1G
+        } else if f.ept_2m {
+            Level::Page2M
+        } else {
+            Level::Page4K
+        },
+        ad: f.ept_ad,
+        execute_only: f.ept_execute_only,
+    }
+}
+
+fn ept_pointer(root: Hpa, format: &Format) -> u64 {
+    let levels = u64::from(format.root.number()) - 1;
+    let ad = if format.ad { EPTP_AD } else { 0 };
+    root.0 | levels << EPTP_LEVELS_SHIFT | MemoryType::WriteBack as u64 | ad
+}
+
+/// On a processor with L1TF, the address bits that its L1 data cache looks at.
+fn l1tf_cache_bits() -> Option<u32> {
+    host()
+        .flush_l1d
+        .then(|| host().implemented.host_phys_bits.max(L1TF_CACHE_BITS))
+}
+
+/// Waits at unload until the page tables of VMs are free memory again.
+pub(crate) struct FreedTables;
+
+impl Drop for FreedTables {
+    fn drop(&mut self) {
+        wait_for_freed_tables();
+    }
 }

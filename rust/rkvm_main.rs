@@ -38,6 +38,7 @@ struct RkvmModule {
     _device: Device,
     _host: host::Registration,
     _resolved: Resolved,
+    _tables: memory::FreedTables,
 }
 
 impl kernel::Module for RkvmModule {
@@ -54,6 +55,7 @@ impl kernel::Module for RkvmModule {
             _device: device,
             _host: host,
             _resolved: resolved,
+            _tables: memory::FreedTables,
         })
     }
 }

@@ -46,6 +46,7 @@ use rkvm_core::{
 
 use crate::{
     host::host,
+    memory::VcpuMmu,
     sys::{
         cpu::SignalMask,
         fpu::{
@@ -110,6 +111,8 @@ pub(crate) struct State {
 pub(crate) struct Arch {
     /// Events on their way into the guest.
     pub(crate) events: Events,
+    /// Spare page tables, and what walks of the guest's tables keep.
+    pub(crate) mmu: VcpuMmu,
     /// The controls in the VMCS.
     pub(crate) controls: Controls,
     /// CR0 as the guest sees it.
@@ -183,6 +186,7 @@ impl Vcpu {
             fpu: GuestFpu::new()?,
             arch: Arch {
                 events: Events::default(),
+                mmu: VcpuMmu::new(),
                 controls: Controls::default(),
                 cr0: setup::CR0_RESET,
                 cr4: 0,

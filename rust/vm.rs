@@ -7,6 +7,7 @@
 
 pub(crate) mod ioctl;
 mod ioctl_io;
+mod ioctl_memory;
 pub(crate) mod vcpus;
 
 use kernel::{
@@ -20,7 +21,10 @@ use kernel::{
 
 use crate::{
     io::Io,
-    memory::Memory,
+    memory::{
+        Memory,
+        Mmu, //
+    },
     sys::page::SharedPage,
     vcpu::Vcpu, //
 };
@@ -32,6 +36,7 @@ pub(crate) struct Vm {
     /// The vCPUs, in order of creation. Grows only.
     pub(crate) vcpus: Arc<Vcpus>,
     /// Guest memory.
+    #[pin]
     pub(crate) memory: Memory,
     /// ioeventfds, irqfds, coalesced MMIO.
     #[pin]
@@ -54,10 +59,12 @@ impl Vm {
         if kind != 0 {
             return Err(EINVAL);
         }
+        let vcpus = Arc::new(Vcpus::new(), GFP_KERNEL_ACCOUNT)?;
+        let mmu = Mmu::new(vcpus.clone())?;
         Arc::pin_init(
             try_pin_init!(Self {
-                vcpus: Arc::new(Vcpus::new(), GFP_KERNEL_ACCOUNT)?,
-                memory: Memory::new()?,
+                vcpus,
+                memory <- Memory::new(mmu),
                 io <- Io::new(),
                 setup <- new_mutex!(Setup::default()),
             }),

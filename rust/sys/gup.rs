@@ -295,3 +295,10 @@ pub(crate) fn mapping_level(hva: Hva) -> HostLevel {
         _ => HostLevel::K4,
     }
 }
+
+/// Tells the calling thread by SIGBUS that it, or its guest, used the page at `hva`, whose memory is broken.
+#[cold]
+pub(crate) fn report_poison(hva: Hva) {
+    // SAFETY: Process context; the address is only passed on.
+    unsafe { bindings::rkvm_report_poison(hva.0 as usize) };
+}

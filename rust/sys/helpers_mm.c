@@ -37,6 +37,16 @@ void rkvm_release_user_page(struct page *page, bool accessed, bool dirty)
 	put_page(page);
 }
 
+unsigned long rkvm_user_end(void)
+{
+	return TASK_SIZE_MAX;
+}
+
+void rkvm_report_poison(unsigned long address)
+{
+	send_sig_mceerr(BUS_MCEERR_AR, (void __user *)address, PAGE_SHIFT, current);
+}
+
 struct mm_struct *rkvm_current_mm(void)
 {
 	return current->mm;

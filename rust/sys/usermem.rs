@@ -200,3 +200,9 @@ pub(crate) fn clear(hva: Hva, bytes: usize) -> Result<(), UserFault> {
     // SAFETY: The function checks that these are user addresses, and survives faults.
     all(unsafe { bindings::rkvm_clear_user(hva.0, bytes) })
 }
+
+/// The end of user space: no range of user memory reaches further.
+pub(crate) fn user_end() -> Hva {
+    // SAFETY: Reads a constant of the boot.
+    Hva(unsafe { bindings::rkvm_user_end() } as u64)
+}

@@ -85,6 +85,7 @@ impl Running<'_> {
         self.arch.cpuid.index = CpuidIndex::build(&entries);
         self.arch.cpuid.entries = entries;
         self.arch.caps = caps_of(&self.arch.cpuid.entries);
+        self.arch.mmu.forget_paging();
         self.update_dynamic_cpuid();
         self.write_controls_for_shape();
         self.update_msr_bitmap();

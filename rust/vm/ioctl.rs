@@ -14,6 +14,7 @@ use kernel::{
 
 use super::{
     ioctl_io,
+    ioctl_memory,
     vcpus::MAX_VCPU_IDS,
     Vm, //
 };
@@ -44,6 +45,12 @@ impl FileOps for Vm {
             nr::KVM_IOEVENTFD => ioctl_io::ioeventfd(&this, &arg.read()?),
             nr::KVM_REGISTER_COALESCED_MMIO => ioctl_io::register_coalesced(&this, &arg.read()?),
             nr::KVM_UNREGISTER_COALESCED_MMIO => ioctl_io::unregister_coalesced(&this, &arg.read()?),
+            nr::KVM_SET_USER_MEMORY_REGION => ioctl_memory::set_user_memory_region(&this, arg),
+            nr::KVM_SET_USER_MEMORY_REGION2 => ioctl_memory::set_user_memory_region2(&this, arg),
+            nr::KVM_GET_DIRTY_LOG => ioctl_memory::get_dirty_log(&this, arg),
+            nr::KVM_SET_TSS_ADDR => ioctl_memory::set_tss_address(arg.value()),
+            nr::KVM_SET_IDENTITY_MAP_ADDR => ioctl_memory::set_identity_map_address(&this, arg),
+            nr::KVM_SET_NR_MMU_PAGES => ioctl_memory::set_nr_mmu_pages(arg.value()),
             _ => Err(ENOTTY),
         }
     }

@@ -57,6 +57,18 @@ impl Generation {
         self.0 & Self::UPDATE_IN_PROGRESS != 0
     }
 
+    /// The generation as a number, for an atomic variable.
+    #[inline]
+    pub const fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// The generation that [`to_bits`](Self::to_bits) gave.
+    #[inline]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
     /// The generation as an MMIO entry keeps it, [`MMIO_GENERATION_BITS`] wide.
     #[inline]
     pub const fn mmio(self) -> u64 {

@@ -54,6 +54,17 @@ impl Invalidations {
         }
     }
 
+    /// A slot with these frames (half-open) appears. An invalidation in progress did not see it and may be of its memory, so
+    /// nothing is mapped in it before that has ended. Lock: write, until the slot is visible.
+    pub fn slot_appears(&mut self, start: Gfn, end: Gfn) {
+        if self.in_progress != 0 {
+            self.range = Some(match self.range {
+                Some((s, e)) => (s.min(start), e.max(end)),
+                None => (start, end),
+            });
+        }
+    }
+
     /// `invalidate_range_end`. Says whether the count was balanced; if not, the VM is to be marked dead. Lock: write.
     #[must_use]
     pub fn end(&mut self) -> bool {

@@ -1,20 +1,77 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! EPT violations and misconfigurations.
+//! EPT violations and misconfigurations (SDM, "Exit Qualification for EPT Violations").
 
 use kernel::prelude::*;
+use rkvm_core::{
+    addr::{
+        Gpa,
+        Gva, //
+    },
+    mmu::entry::Access,
+    vmx::{
+        event::interruptibility,
+        exit::qualification::EptViolation,
+        fields::*,
+        Vmcs, //
+    },
+};
 
-use crate::vcpu::{
-    run::Flow,
-    Running, //
+use crate::{
+    memory::{
+        Fault,
+        Misconfigured, //
+    },
+    sys::trace,
+    vcpu::{
+        run::Flow,
+        Running, //
+    },
 };
 
 impl Running<'_> {
     pub(super) fn exit_ept_violation(&mut self) -> Result<Flow> {
-        Err(EIO)
+        let qualification = EptViolation(self.hw.read(EXIT_QUALIFICATION));
+        if qualification.nmi_unblocked_by_iret() && self.arch.events.injected.is_none() {
+            // An IRET that unblocked NMIs has faulted: NMIs are still blocked.
+            let state = self.hw.read(GUEST_INTERRUPTIBILITY_INFO);
+            self.hw.write(GUEST_INTERRUPTIBILITY_INFO, state | interruptibility::NMI);
+        }
+        let gpa = Gpa(self.hw.read(GUEST_PHYSICAL_ADDRESS));
+        trace::page_fault(|| trace::PageFault {
+            vcpu: self.vcpu.id,
+            rip: Gva(self.hw.read(GUEST_RIP)),
+            address: gpa.0,
+            error_code: qualification.0,
+        });
+        self.memory_fault(gpa, Access::from_bits(qualification.0))
+    }
+
+    /// Maps the frame, or emulates the instruction that accesses it.
+    fn memory_fault(&mut self, gpa: Gpa, need: Access) -> Result<Flow> {
+        let stats = &self.vcpu.stats;
+        stats.pf_taken.inc();
+        match self.vm.memory.fault(&mut self.arch.mmu, stats, gpa, need)? {
+            Fault::Resume => Ok(Flow::Resume),
+            Fault::Emulate => {
+                stats.pf_emulate.inc();
+                self.emulate(Some(gpa))
+            }
+        }
     }
 
     pub(super) fn exit_ept_misconfiguration(&mut self) -> Result<Flow> {
-        Err(EIO)
+        let gpa = Gpa(self.hw.read(GUEST_PHYSICAL_ADDRESS));
+        match self.vm.memory.misconfigured(gpa) {
+            Misconfigured::Mmio => {
+                self.vcpu.stats.pf_emulate.inc();
+                self.emulate(Some(gpa))
+            }
+            Misconfigured::Refault => self.memory_fault(gpa, Access::R),
+            Misconfigured::Bug => {
+                kernel::pr_err_once!("the EPT entry for {:#x} is misconfigured\n", gpa.0);
+                Err(EIO)
+            }
+        }
     }
 }

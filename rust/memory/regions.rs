@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Changing the memory slots (api.rst, "KVM_SET_USER_MEMORY_REGION").
+//!
+//! There are two copies of the slots. A change is made to the one that nobody reads, that one is published, and when the
+//! readers of the other are gone the same change is made there, too: the next change starts from it.
+
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+use rkvm_core::{
+    memslots::{
+        plan,
+        Change,
+        MemoryRegion,
+        Region,
+        SlotError,
+        SlotFlags,
+        SlotLimits, //
+    },
+    addr::Gfn, //
+};
+
+use super::{
+    dirty::DirtyLog,
+    slots::Slots,
+    Mmu, //
+};
+use crate::{
+    host::host,
+    sys::usermem, //
+};
+
+/// Address spaces of a VM.
+const SPACES: u16 = 1;
+
+/// What requests are held against on this host.
+fn limits() -> SlotLimits {
+    SlotLimits {
+        address_spaces: SPACES,
+        valid_flags: SlotFlags::LOG_DIRTY_PAGES.union(SlotFlags::READONLY),
+        user_ptr_max: usermem::user_end(),
+        untag_mask: u64::MAX,
+        max_gfn: max_gfn(),
+    }
+}
+
+/// The highest frame that guests can have: what the host can address, and a four-level EPT can map.
+fn max_gfn() -> Gfn {
+    let bits = host().implemented.host_phys_bits.clamp(32, 48);
+    Gfn((1u64 << (bits - 12)) - 1)
+}
+
+impl Mmu {
+    /// KVM_SET_USER_MEMORY_REGION(2). EINVAL, EEXIST if the frames are taken, ENOMEM.
+    pub(crate) fn set_region(&self, request: &MemoryRegion) -> Result {
+        let mut writer = self.writer.lock();
+        let slots = writer.as_ref().ok_or(EIO)?;
+        let change = plan(slots.table(), request, &limits()).map_err(|e| match e {
+            SlotError::Invalid => EINVAL,
+            SlotError::Overlap => EEXIST,
+        })?;
+        match change {
+            Change::Nothing => Ok(()),
+            Change::Create(new) => {
+                let log = log_for(&new, None)?;
+                self.publish(&mut writer, &change, log.as_ref())
+            }
+            Change::Delete(old) => self.delete(&mut writer, &old),
+            Change::Move { old, new } => {
+                let log = log_for(&new, slots.log(&old))?;
+                self.delete(&mut writer, &old)?;
+                self.publish(&mut writer, &Change::Create(new), log.as_ref())
+            }
+            Change::FlagsOnly { old, new } => {
+                let log = log_for(&new, slots.log(&old))?;
+                self.publish(&mut writer, &change, log.as_ref())?;
+                if new.logs_dirty_pages() {
+                    self.begin_logging(&new);
+                } else {
+                    // Small pages of a log become large ones again, one fault at a time.
+                    self.zap(new.base_gfn, new.end_gfn());
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn delete(&self, writer: &mut Option<KBox<Slots>>, old: &Region) -> Result {
+        self.publish(writer, &Change::Delete(*old), None)?;
+        // Faults that found the slot have ended with the publication.
+        self.zap(old.base_gfn, old.end_gfn());
+        Ok(())
+    }
+
+    /// Makes `change` visible and waits until nobody sees the state before. On an error nothing has changed.
+    fn publish(&self, writer: &mut Option<KBox<Slots>>, change: &Change, log: Option<&Arc<DirtyLog>>) -> Result {
+        let spare = writer.as_ref().ok_or(EIO)?;
+        let grown = if spare.has_room_for(change) {
+            None
+        } else {
+            Some((spare.grown_for(change)?, spare.grown_for(change)?))
+        };
+        let (mut next, replacement) = match grown {
+            Some((next, replacement)) => (next, Some(replacement)),
+            None => (writer.take().ok_or(EIO)?, None),
+        };
+        let before = next.generation();
+        if let Err(e) = next.apply(change, log) {
+            if replacement.is_none() {
+                *writer = Some(next);
+            }
+            return Err(e);
+        }
+        next.set_generation(before.start_update());
+        let retired = {
+            let mut lock = self.lock.write();
+            if let Change::Create(new) | Change::Move { new, .. } = change {
+                lock.invalidations.slot_appears(new.base_gfn, new.end_gfn());
+            }
+            self.slots.publish(next)
+        };
+        let old = retired.wait();
+        let mut spare = replacement.unwrap_or(old);
+        // There is room, as there was in the other copy.
+        spare.apply(change, log)?;
+
+        let finished = before.finish_update(SPACES);
+        if finished.zap_mmio {
+            self.zap_all();
+        }
+        spare.set_generation(finished.generation);
+        *writer = Some(spare);
+        let guard = self.slots.srcu().read();
+        self.slots.read(&guard).set_generation(finished.generation);
+        Ok(())
+    }
+}
+
+/// The log that a slot needs: the one it has, or a new one.
+fn log_for(new: &Region, old: Option<&Arc<DirtyLog>>) -> Result<Option<Arc<DirtyLog>>> {
+    match old {
+        _ if !new.logs_dirty_pages() => Ok(None),
+        Some(log) => Ok(Some(log.clone())),
+        None => Ok(Some(Arc::new(DirtyLog::new(new.npages)?, GFP_KERNEL_ACCOUNT)?)),
+    }
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The guest's own page tables: guest virtual to guest physical, for the emulator and for KVM_TRANSLATE.
+
+use core::convert::Infallible;
+
+use rkvm_core::{
+    addr::{
+        Gpa,
+        Gva, //
+    },
+    cpuid::{
+        features,
+        guest::GuestCaps, //
+    },
+    mmu::walk::{
+        GuestAccess,
+        GuestMemory,
+        GuestPaging,
+        PagingFeatures,
+        PagingMode,
+        ProtectionState,
+        PteSize,
+        PteUpdate,
+        Translation,
+        WalkError,
+        WalkRoot, //
+    },
+    regs::rflags,
+    vmx::fields::*,
+    vmx::Vmcs, //
+};
+
+use super::{
+    access::Swapped,
+    slots::Slots, //
+};
+use crate::vcpu::Running;
+
+/// Guest memory during a walk: the slots, held by SRCU.
+struct Tables<'a>(&'a Slots);
+
+impl GuestMemory for Tables<'_> {
+    type Stop = Infallible;
+
+    #[inline]
+    fn read_pte(&mut self, gpa: Gpa, size: PteSize) -> Result<Option<u64>, Infallible> {
+        Ok(match size {
+            PteSize::Eight => self.0.read_scalar::<u64>(gpa).ok(),
+            PteSize::Four => self.0.read_scalar::<u32>(gpa).ok().map(u64::from),
+        })
+    }
+
+    fn compare_exchange_pte(&mut self, gpa: Gpa, size: PteSize, old: u64, new: u64) -> Result<PteUpdate, Infallible> {
+        let done = match size {
+            PteSize::Eight => self.0.exchange(gpa, old, new),
+            PteSize::Four => self.0.exchange(gpa, old as u32, new as u32),
+        };
+        Ok(match done {
+            Ok(Swapped::Done) => PteUpdate::Done,
+            Ok(Swapped::Changed) => PteUpdate::Changed,
+            Err(_) if self.0.hva(gpa).is_some_and(|(_, r)| !r.is_writable()) => PteUpdate::ReadOnly,
+            Err(_) => PteUpdate::Unreachable,
+        })
+    }
+}
+
+/// The guest's paging mode as it was computed last, and for which registers.
+pub(crate) struct PagingCache {
+    made_for: (u64, u64, u64),
+    paging: Option<GuestPaging>,
+}
+
+impl PagingCache {
+    pub(super) const fn new() -> Self {
+        Self {
+            made_for: (0, 0, 0),
+            paging: None,
+        }
+    }
+
+    /// CPUID has changed.
+    pub(super) fn forget(&mut self) {
+        self.paging = None;
+    }
+
+    #[inline]
+    fn get(&mut self, registers: (u64, u64, u64), caps: &GuestCaps) -> &GuestPaging {
+        if self.made_for != registers {
+            self.paging = None;
+            self.made_for = registers;
+        }
+        let (cr0, cr4, efer) = registers;
+        self.paging
+            .get_or_insert_with(|| GuestPaging::new(cr0, cr4, efer, &paging_features(caps)))
+    }
+}
+
+fn paging_features(caps: &GuestCaps) -> PagingFeatures {
+    PagingFeatures {
+        max_phys_bits: caps.maxphyaddr,
+        gb_pages: caps.has(features::GBPAGES),
+        pse36: caps.has(features::PSE36),
+    }
+}
+
+impl Running<'_> {
+    /// Translates a canonical linear address as the processor would, accessed and dirty flags included.
+    pub(crate) fn translate(&mut self, gva: Gva, access: GuestAccess) -> Result<Translation, WalkError<Infallible>> {
+        self.with_paging(|paging, memory, root, state| paging.translate(memory, root, state, gva, access))
+    }
+
+    /// As [`Self::translate`], if that is possible by reading alone.
+    pub(crate) fn probe(&mut self, gva: Gva, access: GuestAccess) -> Option<Translation> {
+        self.with_paging(|paging, memory, root, state| paging.probe(memory, root, state, gva, access))
+    }
+
+    fn with_paging<R>(
+        &mut self,
+        walk: impl FnOnce(&GuestPaging, &mut Tables<'_>, &WalkRoot, &ProtectionState) -> R,
+    ) -> R {
+        let hw = self.hw;
+        let arch = &mut *self.arch;
+        // The bits that paging depends on are never the guest's to change without an exit.
+        let registers = (arch.cr0, arch.cr4, arch.efer);
+        let paging = arch.mmu.paging.get(registers, &arch.caps);
+        let mode = paging.mode();
+        let mut root = WalkRoot::default();
+        let mut state = ProtectionState::default();
+        if mode != PagingMode::None {
+            root.cr3 = hw.read(GUEST_CR3);
+            state.ac = hw.read(GUEST_RFLAGS) & rflags::AC != 0;
+            state.pkru = hw.pkru();
+        }
+        if mode == PagingMode::Pae {
+            root.pdptrs = [
+                hw.read(GUEST_PDPTR0),
+                hw.read(GUEST_PDPTR1),
+                hw.read(GUEST_PDPTR2),
+                hw.read(GUEST_PDPTR3),
+            ];
+        }
+        let memory = &self.vm.memory;
+        let guard = memory.slots.srcu().read();
+        walk(paging, &mut Tables(memory.slots.read(&guard)), &root, &state)
+    }
+}
