@@ -58,9 +58,9 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     })?;
     let r = case.vcpu.fd.get_sregs()?;
     case.t.eq("and CR2 is that address", r.cr2, READ_ONLY);
-    case.check("#NM with CR0.TS set", 7, None, 9, |a| {
+    case.check("#NM with CR0.TS set", 7, None, 10, |a| {
         a.mov(rax, cr0)?;
-        a.or(eax, 8)?;
+        a.bts(eax, 3)?;
         a.mov(cr0, rax)?;
         a.fld1()
     })?;

@@ -17,7 +17,7 @@ fn code() -> Vec<u8> {
         let mut again = a.create_label();
         a.set_label(&mut again)?;
         a.mov(al, 3)?;
-        a.out(0x40, al)?;
+        a.out(0x80, al)?;
         a.jmp(again)
     })
 }
@@ -35,9 +35,9 @@ fn orders(t: &mut Tap, dev: &Device) -> Outcome {
     let mut vcpu = vm.vcpu(0)?;
     setup::start(&vcpu, &ram, Mode::Long, &code())?;
     drop(own);
-    t.eq("the device closed first: the VM goes on", vcpu.run()?, Exit::out8(0x40, 3));
+    t.eq("the device closed first: the VM goes on", vcpu.run()?, Exit::out8(0x80, 3));
     drop(vm);
-    t.eq("the VM's descriptor closed: the vCPU goes on", vcpu.run()?, Exit::out8(0x40, 3));
+    t.eq("the VM's descriptor closed: the vCPU goes on", vcpu.run()?, Exit::out8(0x80, 3));
     drop(ram);
     t.errno("its memory unmapped: KVM_RUN fails", vcpu.run(), libc::EFAULT);
     drop(vcpu);
@@ -64,7 +64,7 @@ fn many(t: &mut Tap, dev: &Device) -> Outcome {
         let mut vcpu = vm.vcpu(0)?;
         let other = vm.vcpu(1)?;
         setup::start(&vcpu, &ram, Mode::Long, &code())?;
-        good += usize::from(vcpu.run()? == Exit::out8(0x40, 3));
+        good += usize::from(vcpu.run()? == Exit::out8(0x80, 3));
         if round % 2 == 0 {
             drop(vm);
             drop(vcpu);
@@ -115,7 +115,7 @@ fn killed(t: &mut Tap, dev: &Device) -> Outcome {
     let ram = vm.add_ram(0, 0, MIB)?;
     let mut vcpu = vm.vcpu(0)?;
     setup::start(&vcpu, &ram, Mode::Long, &code())?;
-    t.eq("the next machine runs", vcpu.run()?, Exit::out8(0x40, 3));
+    t.eq("the next machine runs", vcpu.run()?, Exit::out8(0x80, 3));
     Ok(())
 }
 
@@ -127,7 +127,7 @@ fn spin(path: &str, ready: i32) -> Outcome {
     let mut vcpu = vm.vcpu(0)?;
     let code = asm64(|a| {
         a.sti()?;
-        a.out(0x40, al)?;
+        a.out(0x80, al)?;
         let mut forever = a.create_label();
         a.set_label(&mut forever)?;
         a.jmp(forever)

@@ -13,6 +13,7 @@ use crate::{Outcome, MIB};
 use kvm_bindings::*;
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::{FromRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 
@@ -108,6 +109,6 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     drop(vcpu);
     drop(vm);
     t.ok("the file outlives the VM's descriptor", read(&of_vm).is_ok());
-    t.errno("it can't be written", of_vm.write_at(&[0], 0).map_err(|e| Errno(e.raw_os_error().unwrap_or(0))), libc::EBADF);
+    t.errno("it can't be written", (&of_vm).write(&[0]).map_err(|e| Errno(e.raw_os_error().unwrap_or(0))), libc::EBADF);
     Ok(())
 }

@@ -61,11 +61,7 @@ fn zero_page(memory: &GuestMemoryMmap<()>, config: &Config, loaded: &Loaded) -> 
     }
     p.acpi_rsdp_addr = layout::ACPI;
     for (i, (addr, size, type_)) in map(config).into_iter().enumerate() {
-        p.e820_table[i] = boot_e820_entry {
-            addr,
-            size,
-            type_,
-        };
+        p.e820_table[i] = boot_e820_entry { addr, size, type_ };
         p.e820_entries += 1;
     }
     memory.write_obj(p, GuestAddress(layout::ZERO_PAGE))?;

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The first touch of guest pages.
+
+use super::guest::Loop;
+use super::BATCHES;
+use crate::asm::*;
+use crate::device::Device;
+use crate::ram::Ram;
+use crate::setup::Mode;
+use crate::{Outcome, PAGE};
+
+const WINDOW: u64 = 0x4000_0000;
+const PAGES: u64 = 128;
+const SLOT: u32 = 1;
+
+/// Ticks of a touch. The pages are small ones; before each batch their slot is made anew, so that
+/// the guest has none of them, and the host has all (`present`) or none.
+pub fn measure(dev: &Device, mode: Mode, present: bool) -> Outcome<u64> {
+    let mut guest = Loop::new(dev, mode, WINDOW, |a| {
+        a.mov(dword_ptr(edi).gs(), eax)?;
+        a.add(edi, 0x1000)
+    })?;
+    let len = PAGES as usize * PAGE;
+    let window = Ram::new(WINDOW, len)?;
+    window.advise(WINDOW, len, libc::MADV_NOHUGEPAGE)?;
+    let (mut one, mut many) = (u64::MAX, u64::MAX);
+    for batch in 0..2 * BATCHES {
+        guest
+            .vm
+            .set_slot(SLOT, 0, WINDOW, len as u64, window.hva())?;
+        if present {
+            (0..PAGES).for_each(|i| window.set32(WINDOW + i * PAGE as u64, 1));
+        } else {
+            window.advise(WINDOW, len, libc::MADV_DONTNEED)?;
+        }
+        if batch % 2 == 0 {
+            one = one.min(guest.batch(1)?);
+        } else {
+            many = many.min(guest.batch(PAGES)?);
+        }
+        guest.vm.delete_slot(SLOT)?;
+    }
+    Ok(many.saturating_sub(one) / (PAGES - 1))
+}
