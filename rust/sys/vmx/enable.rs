@@ -51,6 +51,8 @@ impl HwEnabled {
         }
         // SAFETY: The structures are static; `drop` unregisters them.
         unsafe { bindings::register_syscore(SYSCORE.0.get()) };
+        // SAFETY: Paired by `drop`. vCPUs register notifiers, which count only while they are switched on.
+        unsafe { bindings::preempt_notifier_inc() };
         Ok(Self { _locals: locals })
     }
 }
@@ -59,6 +61,7 @@ impl Drop for HwEnabled {
     fn drop(&mut self) {
         // SAFETY: Everything was registered by `new`.
         unsafe {
+            bindings::preempt_notifier_dec();
             bindings::unregister_syscore(SYSCORE.0.get());
             kb::__cpuhp_remove_state(kb::cpuhp_state_CPUHP_AP_KVM_ONLINE, true);
             (restricted().x86_virt_unregister_emergency_callback)(Some(emergency));
