@@ -38,6 +38,7 @@ const CPUID_7_ECX_UMIP: u32 = 1 << 2;
 /// The host has CR4.PKE set.
 const CPUID_7_ECX_OSPKE: u32 = 1 << 4;
 const CPUID_1_ECX_VMX: u32 = 1 << 5;
+const CPUID_1_ECX_HYPERVISOR: u32 = 1 << 31;
 const MSR_IA32_FEAT_CTL: u32 = 0x3a;
 const FEAT_CTL_LOCKED: u64 = 1 << 0;
 const FEAT_CTL_VMX_OUTSIDE_SMX: u64 = 1 << 2;
@@ -62,6 +63,8 @@ pub(crate) struct Host {
     pub(crate) arch_capabilities: u64,
     /// The L1 data cache has to be flushed before each entry.
     pub(crate) flush_l1d: bool,
+    /// This host is a guest itself: what the SDM leaves undefined need not be as processors have it.
+    pub(crate) virtual_cpu: bool,
 }
 
 static HOST: ModuleStatic<Host> = ModuleStatic::new();
@@ -100,6 +103,7 @@ impl Registration {
             arch_capabilities: list::feature_value(number::ARCH_CAPABILITIES, &HostCpu, msr::read_safe).unwrap_or(0),
             tsc_khz: msr::tsc_khz(),
             flush_l1d: cpu::needs_l1d_flush(),
+            virtual_cpu: msr::cpuid(1, 0)[2] & CPUID_1_ECX_HYPERVISOR != 0,
         };
         Ok(Self(HOST.install(host)))
     }

@@ -33,6 +33,7 @@ const VMCALL: u32 = 18;
 const IO_INSTRUCTION: u32 = 30;
 const MSR_READ: u32 = 31;
 const MSR_WRITE: u32 = 32;
+const EPT_MISCONFIGURATION: u32 = 49;
 
 impl Running<'_> {
     /// Handles the exit if it is one of the simple ones. A failed entry has bit 31 set and matches none.
@@ -44,6 +45,7 @@ impl Running<'_> {
             MSR_READ => self.fast_rdmsr(),
             IO_INSTRUCTION => self.fast_io(),
             VMCALL => self.fast_vmcall(),
+            EPT_MISCONFIGURATION => self.fast_ept_misconfiguration(),
             EXTERNAL_INTERRUPT => {
                 let info = EventInfo(guard.interruption_info());
                 if info.valid() {

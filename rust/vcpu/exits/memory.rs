@@ -10,14 +10,19 @@ use rkvm_core::{
     },
     mmu::entry::Access,
     vmx::{
-        event::interruptibility,
+        event::{
+            interruptibility,
+            EventInfo, //
+        },
         exit::qualification::EptViolation,
         fields::*,
         Vmcs, //
     },
 };
 
+use super::fast::Fast;
 use crate::{
+    host::host,
     memory::{
         Fault,
         Misconfigured, //
@@ -58,6 +63,22 @@ impl Running<'_> {
                 self.emulate(Some(gpa))
             }
         }
+    }
+
+    /// A doorbell: an ioeventfd that takes accesses of any length needs nothing decoded.
+    ///
+    /// The SDM does not say that the length of the instruction is there after this exit. On processors it is; where it
+    /// is not, or an event was being delivered, the emulator rings the same bell.
+    pub(super) fn fast_ept_misconfiguration(&mut self) -> Fast {
+        let gpa = Gpa(self.hw.read(GUEST_PHYSICAL_ADDRESS));
+        let usable = !host().virtual_cpu
+            && self.hw.read(VM_EXIT_INSTRUCTION_LEN) != 0
+            && !EventInfo(self.hw.read(IDT_VECTORING_INFO_FIELD)).valid();
+        if !usable || !self.fast_mmio_write(gpa) {
+            return Fast::Leave;
+        }
+        self.instruction_retires();
+        Fast::Handled
     }
 
     pub(super) fn exit_ept_misconfiguration(&mut self) -> Result<Flow> {
