@@ -53,6 +53,7 @@ mod vector;
 mod work;
 
 pub use decode::{decode, CodeSource};
+pub use far::TaskSwitch;
 pub use insn::{Insn, MAX_LENGTH};
 pub use ops::{Access, AccessKind, Backing, Effect, Feature, IoReply, Reply, Stop, Swap, VcpuOps};
 pub use outcome::{Bytes, Completed, Outcome, Shadow, SoftInterrupt, SoftKind, UserExit};
@@ -150,10 +151,7 @@ impl Emulator {
     /// Fetches, decodes and executes the instruction at RIP. What an earlier call left under way is dropped.
     pub fn start(&mut self, regs: &mut Regs, ops: &mut dyn VcpuOps, cause: Cause) -> Outcome {
         self.phase = Phase::Idle;
-        self.work.reads.clear();
-        self.work.writes.clear();
-        self.work.port_out = None;
-        self.work.answer = Answer::None;
+        self.forget();
         let mode = ops.mode();
         let long = mode.is_long64();
         let (start, room) = if long {
@@ -176,6 +174,59 @@ impl Emulator {
             return Outcome::Inject(Exception::UD, None);
         }
         self.execute(regs, ops, mode)
+    }
+
+    /// Switches tasks for an exit that hardware leaves to the hypervisor (SDM, "Task switch" in "Instructions That
+    /// Cause VM Exits Unconditionally"): to the TSS of `selector`. `length` is that of the instruction at RIP that
+    /// caused it, 0 for exceptions and external interrupts; `error_code` is for the new task's stack.
+    pub fn task_switch(
+        &mut self,
+        regs: &mut Regs,
+        ops: &mut dyn VcpuOps,
+        selector: u16,
+        reason: TaskSwitch,
+        error_code: Option<u32>,
+        length: u8,
+    ) -> Outcome {
+        self.without_insn(length);
+        let mode = ops.mode();
+        self.execute_with(regs, ops, mode, false, |exec| {
+            exec.switch_task(selector, reason, error_code)
+        })
+    }
+
+    /// Delivers an interrupt or exception in real mode where hardware cannot (no unrestricted guest). `length` is that
+    /// of the INT instruction at RIP, 0 for all else.
+    pub fn real_interrupt(
+        &mut self,
+        regs: &mut Regs,
+        ops: &mut dyn VcpuOps,
+        vector: u8,
+        length: u8,
+    ) -> Outcome {
+        self.without_insn(length);
+        self.execute_with(regs, ops, Mode::Real, false, |exec| {
+            exec.real_interrupt(vector).map(|()| Flow::Done)
+        })
+    }
+
+    /// Prepares for an event that is no instruction.
+    fn without_insn(&mut self, length: u8) {
+        self.phase = Phase::Idle;
+        self.forget();
+        self.insn = Insn {
+            length,
+            ..Insn::EMPTY
+        };
+    }
+
+    /// Drops the records of the last instruction.
+    #[inline]
+    fn forget(&mut self) {
+        self.work.reads.clear();
+        self.work.writes.clear();
+        self.work.port_out = None;
+        self.work.answer = Answer::None;
     }
 
     /// Goes on after user space has served an [`Outcome::Exit`]; for a read, its data are in
@@ -247,6 +298,19 @@ impl Emulator {
 
     /// Executes the decoded instruction and commits.
     fn execute(&mut self, regs: &mut Regs, ops: &mut dyn VcpuOps, mode: Mode) -> Outcome {
+        self.execute_with(regs, ops, mode, true, |exec| exec.run())
+    }
+
+    /// Does `action` and commits; `step`: TF makes a trap of it.
+    #[inline]
+    fn execute_with(
+        &mut self,
+        regs: &mut Regs,
+        ops: &mut dyn VcpuOps,
+        mode: Mode,
+        step: bool,
+        action: impl FnOnce(&mut Exec<'_>) -> Reply<Flow>,
+    ) -> Outcome {
         self.work.dirty = 0;
         self.work.wanted = Wanted::Nothing;
         let next = regs.rip.wrapping_add(u64::from(self.insn.length));
@@ -266,9 +330,11 @@ impl Emulator {
             trap: 0,
             progress: false,
         };
-        let result = exec.run();
-        let (rip, flags, shadow, trap, progress) =
-            (exec.rip, exec.rflags, exec.shadow, exec.trap, exec.progress);
+        let result = action(&mut exec);
+        // A single-step trap follows what TF was before the instruction.
+        let step = step && regs.rflags & rflags::TF != 0 && exec.shadow != Shadow::MovSs;
+        let trap = exec.trap | if step { dr::DR6_BS } else { 0 };
+        let (rip, flags, shadow, progress) = (exec.rip, exec.rflags, exec.shadow, exec.progress);
         match result {
             Ok(Flow::Done) => {
                 let done = self.commit(regs, rip, flags, shadow, trap, false);
@@ -281,14 +347,16 @@ impl Emulator {
                 self.deliver(done)
             }
             Ok(Flow::Soft(soft)) => Outcome::Soft(soft),
+            Ok(Flow::Faulted(e)) => {
+                let done = self.commit(regs, rip, flags, shadow, 0, false);
+                Outcome::Inject(e, Some(done))
+            }
             Err(stop) => {
                 let before = progress.then(|| {
                     // CMPS and SCAS that stop halfway leave the flags of before the instruction (SDM, "REP").
                     let flags = regs.rflags;
                     let rip = regs.rip;
-                    let mut done = self.commit(regs, rip, flags, Shadow::None, 0, true);
-                    done.trap = 0;
-                    done
+                    self.commit(regs, rip, flags, Shadow::None, 0, true)
                 });
                 if stop == Stop::User {
                     self.phase = Phase::Reading(mode);
@@ -320,13 +388,11 @@ impl Emulator {
                 .unwrap_or_default();
             regs.write(r, value);
         }
-        // A single-step trap follows what TF was before the instruction.
-        let step = regs.rflags & rflags::TF != 0 && shadow != Shadow::MovSs;
         let done = Completed {
             gprs: self.work.dirty,
             rflags: regs.rflags != flags,
             shadow,
-            trap: trap | if step { dr::DR6_BS } else { 0 },
+            trap,
             more,
         };
         regs.rip = rip;

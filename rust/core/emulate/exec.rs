@@ -41,6 +41,8 @@ pub(super) enum Flow {
     More,
     /// Nothing to commit: an interrupt is to be injected.
     Soft(SoftInterrupt),
+    /// Commit, then deliver this: a task switch went through, but the new task's state is bad.
+    Faulted(Exception),
 }
 
 impl Exec<'_> {
@@ -263,6 +265,7 @@ impl Exec<'_> {
         }
         match entry.op {
             Op::Int | Op::Int3 | Op::Int1 | Op::Into => self.software_interrupt(),
+            Op::JmpFar | Op::CallFar | Op::RetFar | Op::Iret => self.far_branch(entry.op),
             _ => self.one(entry.op).map(|()| Flow::Done),
         }
     }
@@ -346,7 +349,6 @@ impl Exec<'_> {
             Op::Setcc | Op::Cmovcc => self.conditional(op),
             Op::Jcc | Op::Jmp | Op::Call | Op::Ret => self.near_branch(op),
             Op::Loop | Op::Loope | Op::Loopne | Op::Jcxz => self.count_branch(op),
-            Op::JmpFar | Op::CallFar | Op::RetFar | Op::Iret => self.far_branch(op),
             Op::Push
             | Op::Pop
             | Op::Pusha

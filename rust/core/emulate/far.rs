@@ -1,29 +1,41 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Far control transfers.
+//! Far control transfers: the dispatch, and all of real and virtual-8086 mode.
+
+mod code;
+mod fast;
+mod gate;
+mod ret;
+mod task;
+
+pub use task::TaskSwitch;
 
 use crate::exception::Exception;
-use crate::regs::{rflags, SegReg};
+use crate::regs::{cr4, rflags, SegReg};
 
-use super::exec::Exec;
-use super::ops::{Access, Reply, Stop};
-use super::state::{Mode, TableKind, Width};
+use super::exec::{Exec, Flow};
+use super::ops::{Access, Effect, Reply, Stop};
+use super::state::{Cr, Mode, TableKind, Width};
 use super::table::{Loc, Op};
 
 impl Exec<'_> {
     /// JMP far, CALL far, RET far, IRET.
-    pub(super) fn far_branch(&mut self, op: Op) -> Reply {
-        if !self.mode.is_real_like() {
+    pub(super) fn far_branch(&mut self, op: Op) -> Reply<Flow> {
+        // Shadow stacks and the tracker state are not emulated.
+        if op != Op::JmpFar && self.cr(Cr::Cr4) & cr4::CET != 0 {
             return Err(Stop::Unhandled);
         }
-        match op {
-            Op::RetFar | Op::Iret => self.real_return(op),
-            _ => self.real_far(op),
+        match (op, self.mode.is_real_like()) {
+            (Op::RetFar | Op::Iret, true) => self.real_return(op).map(|()| Flow::Done),
+            (_, true) => self.real_far(op).map(|()| Flow::Done),
+            (Op::RetFar, false) => self.far_return().map(|()| Flow::Done),
+            (Op::Iret, false) => self.interrupt_return(),
+            (_, false) => self.far_jump(op == Op::CallFar),
         }
     }
 
     /// The target of a far JMP or CALL: offset and selector.
-    fn far_target(&mut self) -> Reply<(u64, u16)> {
+    pub(super) fn far_target(&mut self) -> Reply<(u64, u16)> {
         if self.insn.entry.src == Loc::Imm {
             return Ok((self.insn.imm, self.insn.imm2));
         }
@@ -91,7 +103,7 @@ impl Exec<'_> {
                 change &= !rflags::IOPL;
             }
             self.rflags = (self.rflags & !change) | (flags & change);
-            self.ops.effect(super::ops::Effect::UnblockNmi)?;
+            self.ops.effect(Effect::UnblockNmi)?;
         }
         self.ops.set_segment(SegReg::Cs, &cs);
         self.rip = offset;
@@ -118,10 +130,5 @@ impl Exec<'_> {
         self.ops.set_segment(SegReg::Cs, &cs);
         self.rip = pointer & 0xffff;
         Ok(())
-    }
-
-    /// SYSCALL, SYSRET, SYSENTER, SYSEXIT.
-    pub(super) fn fast_call(&mut self, _op: Op) -> Reply {
-        Err(Stop::Unhandled)
     }
 }

@@ -6,5 +6,7 @@
 mod mmio;
 #[path = "emulator/mock.rs"]
 mod mock;
+#[path = "emulator/protected.rs"]
+mod protected;
 #[path = "emulator/strings.rs"]
 mod strings;

@@ -254,6 +254,14 @@ impl VcpuOps for Mock {
 
     fn set_segment(&mut self, which: SegReg, value: &Segment) {
         self.segments[which as usize] = *value;
+        let protected = self.mode != Mode::Real && self.mode != Mode::Vm86;
+        if which == SegReg::Cs && protected {
+            self.mode = match value.access >> 13 & 3 {
+                1 => Mode::Long64,
+                2 => Mode::Prot32,
+                _ => Mode::Prot16,
+            };
+        }
         if which == SegReg::Ss && self.mode != Mode::Real && self.mode != Mode::Vm86 {
             self.cpl = value.dpl();
         }
