@@ -16,7 +16,10 @@ use rkvm_core::{
         CpuidEntry,
         MAX_ENTRIES, //
     },
-    msr::list, //
+    msr::{
+        list,
+        mce, //
+    },
 };
 
 use crate::{
@@ -41,6 +44,7 @@ use crate::{
     },
     vcpu::run_page::MMAP_PAGES,
     vm::{
+        caps,
         vcpus::{
             MAX_VCPUS,
             MAX_VCPU_IDS, //
@@ -70,7 +74,9 @@ impl DeviceOps for System {
             nr::KVM_GET_MSR_INDEX_LIST => get_msr_list(arg, list::saved(host().implemented, false)),
             nr::KVM_GET_MSR_FEATURE_INDEX_LIST => get_msr_list(arg, list::FEATURE.iter().copied()),
             nr::KVM_GET_MSRS => get_feature_msrs(arg),
-            _ => Err(ENOTTY),
+            nr::KVM_X86_GET_MCE_CAP_SUPPORTED => arg.write(&mce::SUPPORTED).map(|()| 0),
+            // What C KVM answers here.
+            _ => Err(EINVAL),
         }
     }
 }
@@ -94,13 +100,13 @@ pub(crate) fn check_extension(number: u64, _vm: Option<&Vm>) -> usize {
         xcrs: h.xstate.host_xcr0 != 0,
         tsc_scaling: h.vmcs.features.tsc_scaling,
         smm: false,
-        disable_exits: 0,
+        disable_exits: caps::DISABLE_EXITS,
         x2apic_api: 0,
         smaller_maxphyaddr: false,
         bus_lock_exit: false,
         notify_vmexit: false,
         ept: true,
-        quirks: 0,
+        quirks: caps::QUIRKS,
         vm_types: 1,
     };
     capabilities::check_extension(number, &facts) as usize

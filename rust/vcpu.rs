@@ -19,6 +19,8 @@ pub(crate) mod run;
 pub(crate) mod run_page;
 pub(crate) mod setup;
 pub(crate) mod sregs;
+pub(crate) mod state;
+pub(crate) mod tsc;
 pub(crate) mod vpid;
 
 use kernel::{
@@ -62,11 +64,18 @@ use crate::{
             VmcsContext, //
         },
     },
-    vm::Vm,
+    vm::{
+        msr_filter::MsrFilter,
+        Vm, //
+    },
 };
 use events::Events;
 use requests::Requests;
 use run_page::RunPage;
+use state::{
+    guest_debug::GuestDebug,
+    mp_state::MpState, //
+};
 
 /// Default base, enabled.
 const APIC_BASE_RESET: u64 = 0xfee0_0800;
@@ -125,6 +134,14 @@ pub(crate) struct Arch {
     pub(crate) cr8: u64,
     /// DR0 to DR3, DR6, DR7.
     pub(crate) debug: DebugRegs,
+    /// What a debugger in user space asked for.
+    pub(crate) guest_debug: GuestDebug,
+    /// The time-stamp counter.
+    pub(crate) tsc: tsc::Tsc,
+    /// Whether it runs, halts or waits.
+    mp_state: MpState,
+    /// The filter of MSR accesses, as of the last request to look.
+    pub(crate) msr_filter: Option<Arc<MsrFilter>>,
     /// XCR0 and IA32_XSS as they are while the guest runs.
     pub(crate) xstate: GuestXState,
     /// XCR0 as the guest set it.
@@ -193,9 +210,13 @@ impl Vcpu {
                 efer: 0,
                 cr8: 0,
                 debug: DebugRegs::RESET,
+                guest_debug: GuestDebug::default(),
+                tsc: tsc::Tsc::new(vm.caps.tsc_khz()),
+                mp_state: MpState::Runnable,
+                msr_filter: vm.msr_filter(),
                 xstate: host().xstate,
                 xcr0: 1,
-                apic_base: APIC_BASE_RESET | if index == 0 { APIC_BASE_BSP } else { 0 },
+                apic_base: APIC_BASE_RESET | if id == vm.caps.boot_cpu_id() { APIC_BASE_BSP } else { 0 },
                 cpuid: cpuid::Cpuid::new(),
                 caps: cpuid::caps_of(&[]),
                 msrs: GuestMsrs::new(host().arch_capabilities),

@@ -5,9 +5,11 @@
 //! The VM lives as long as its fd or the fd of one of its vCPUs is open. It owns its vCPUs; they don't own it: what a
 //! vCPU does takes the VM as an argument, so there is no cycle of references.
 
+pub(crate) mod caps;
 pub(crate) mod ioctl;
 mod ioctl_io;
 mod ioctl_memory;
+pub(crate) mod msr_filter;
 pub(crate) mod vcpus;
 
 use kernel::{
@@ -28,6 +30,9 @@ use crate::{
     sys::page::SharedPage,
     vcpu::Vcpu, //
 };
+use caps::Caps;
+use msr_filter::MsrFilter;
+use rkvm_core::tsc;
 use vcpus::Vcpus;
 
 /// A virtual machine.
@@ -38,6 +43,16 @@ pub(crate) struct Vm {
     /// Guest memory.
     #[pin]
     pub(crate) memory: Memory,
+    /// What KVM_ENABLE_CAP has switched on.
+    pub(crate) caps: Caps,
+    /// What vCPUs look at when they are asked to. Taken inside any other lock.
+    #[pin]
+    msr_filter: Mutex<Option<Arc<MsrFilter>>>,
+    /// What keeps the TSCs of the vCPUs together. Taken inside any other lock.
+    #[pin]
+    pub(crate) tsc: Mutex<tsc::Sync>,
+    /// The thread that made the VM, for the names of statistics.
+    pub(crate) creator: i32,
     /// ioeventfds, irqfds, coalesced MMIO.
     #[pin]
     pub(crate) io: Io,
@@ -65,6 +80,10 @@ impl Vm {
             try_pin_init!(Self {
                 vcpus,
                 memory <- Memory::new(mmu),
+                caps: Caps::new(),
+                msr_filter <- new_mutex!(None),
+                tsc <- new_mutex!(tsc::Sync::NEW),
+                creator: kernel::current!().pid(),
                 io <- Io::new(),
                 setup <- new_mutex!(Setup::default()),
             }),
@@ -85,18 +104,6 @@ impl Vm {
     /// The ring of coalesced MMIO.
     pub(crate) fn coalesced_ring(&self) -> Option<&SharedPage> {
         Some(self.io.ring_page())
-    }
-
-    /// Whether user space filters MSR accesses (KVM_X86_SET_MSR_FILTER).
-    #[inline]
-    pub(crate) fn msr_filtered(&self) -> bool {
-        false
-    }
-
-    /// Which refused MSR accesses go to user space (KVM_CAP_X86_USER_SPACE_MSR).
-    #[inline]
-    pub(crate) fn user_space_msrs(&self) -> u32 {
-        0
     }
 
     /// The vCPU with this index (not id).

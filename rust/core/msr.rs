@@ -36,6 +36,20 @@ pub enum MsrError {
     Unsupported,
     /// The MSR is there, but not this access to it (KVM_MSR_EXIT_REASON_INVAL, else #GP).
     Invalid,
+    /// User space's filter denies it (KVM_MSR_EXIT_REASON_FILTER, else #GP).
+    Filtered,
+}
+
+impl MsrError {
+    /// `KVM_MSR_EXIT_REASON_*`, one bit.
+    #[inline]
+    pub const fn exit_reason(self) -> u32 {
+        match self {
+            Self::Invalid => 1 << 0,
+            Self::Unsupported => 1 << 1,
+            Self::Filtered => 1 << 2,
+        }
+    }
 }
 
 /// Which part of a vCPU answers for an MSR.

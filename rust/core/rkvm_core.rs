@@ -36,4 +36,5 @@ pub mod mmu;
 pub mod msr;
 pub mod regs;
 pub mod stats;
+pub mod tsc;
 pub mod vmx;

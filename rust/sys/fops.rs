@@ -37,6 +37,8 @@ use crate::THIS_MODULE;
 pub(crate) trait FileOps: Sized + Send + Sync + 'static {
     /// What `/proc/PID/fd` shows.
     const NAME: &'static CStr;
+    /// Whether `pread` works.
+    const PREAD: bool = false;
 
     /// Handles one ioctl. The value is returned to user space as it is. ENOTTY for an unknown number.
     fn ioctl(this: ArcBorrow<'_, Self>, file: &File, cmd: u32, arg: UserArg) -> Result<usize>;
@@ -180,6 +182,9 @@ impl NewFd {
     }
 }
 
+/// `FMODE_PREAD` of `linux/fs.h`, a cast that bindgen does not follow.
+const FMODE_PREAD: u32 = 1 << 3;
+
 /// Makes an anonymous file for `object`. EMFILE or ENOMEM when there is no room.
 pub(crate) fn anon_fd<T: FileOps>(object: Arc<T>) -> Result<NewFd> {
     use kernel::bindings as kb;
@@ -196,6 +201,10 @@ pub(crate) fn anon_fd<T: FileOps>(object: Arc<T>) -> Result<NewFd> {
     });
     match file {
         Ok(file) => {
+            if T::PREAD {
+                // SAFETY: The file is new and nobody else has it.
+                unsafe { (*file).f_mode |= FMODE_PREAD };
+            }
             let file = NonNull::new(file.cast::<File>()).ok_or(ENOMEM)?;
             // SAFETY: The file is new, and its one reference is ours.
             let file = unsafe { ARef::from_raw(file) };

@@ -96,7 +96,7 @@ impl Running<'_> {
     }
 
     /// Whether the guest's paging is on, with PAE, outside IA-32e mode: then the VMCS holds four PDPTEs.
-    fn pae_paging(&self) -> bool {
+    pub(crate) fn pae_paging(&self) -> bool {
         self.arch.cr0 & cr0::PG != 0 && self.arch.cr4 & cr4::PAE != 0 && !self.long_mode()
     }
 
@@ -252,11 +252,26 @@ impl Running<'_> {
                 return Err(Exception::GP0);
             }
         }
-        self.hw.write(GUEST_PDPTR0, entries[0]);
-        self.hw.write(GUEST_PDPTR1, entries[1]);
-        self.hw.write(GUEST_PDPTR2, entries[2]);
-        self.hw.write(GUEST_PDPTR3, entries[3]);
+        self.set_pdptrs(entries);
         Ok(())
+    }
+
+    /// The four page-directory-pointer entries in use.
+    pub(crate) fn pdptrs(&self) -> [u64; 4] {
+        [
+            self.hw.read(GUEST_PDPTR0),
+            self.hw.read(GUEST_PDPTR1),
+            self.hw.read(GUEST_PDPTR2),
+            self.hw.read(GUEST_PDPTR3),
+        ]
+    }
+
+    /// Sets them without looking at memory.
+    pub(crate) fn set_pdptrs(&self, [first, second, third, fourth]: [u64; 4]) {
+        self.hw.write(GUEST_PDPTR0, first);
+        self.hw.write(GUEST_PDPTR1, second);
+        self.hw.write(GUEST_PDPTR2, third);
+        self.hw.write(GUEST_PDPTR3, fourth);
     }
 
     /// Sets EFER without checks, and the entry control for IA-32e mode.

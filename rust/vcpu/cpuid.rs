@@ -102,7 +102,7 @@ impl Running<'_> {
         let state = Runtime {
             cr4: self.read_cr4(),
             apic_enabled: self.apic_enabled(),
-            mwait: None,
+            mwait: (!self.vm.caps.misc_enable_no_mwait()).then(|| self.arch.msrs.mwait_enabled()),
             xcr0: self.arch.xcr0,
             xss: self.arch.msrs.xss,
         };

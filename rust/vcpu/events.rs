@@ -35,6 +35,14 @@ use super::{
 };
 use crate::sys::trace;
 
+const UD: u32 = 1 << 6;
+const DB: u32 = 1 << 1;
+const AC: u32 = 1 << 17;
+const MC: u32 = 1 << 18;
+/// Exceptions that always exit: #UD for emulation, #DB and #AC because their delivery can loop for ever inside the
+/// guest, #MC because it is the host's.
+pub(crate) const EXCEPTION_BITMAP_BASE: u32 = UD | DB | AC | MC;
+
 /// An event as VM entry takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Injected {
@@ -55,6 +63,14 @@ pub(crate) struct Events {
     pub(crate) nmis: u8,
     /// An interrupt from KVM_INTERRUPT (no APIC in the kernel).
     pub(crate) user_interrupt: Option<u8>,
+}
+
+impl Events {
+    /// Whether an exception is in delivery.
+    pub(crate) fn injects_exception(&self) -> bool {
+        self.injected
+            .is_some_and(|i| matches!(i.info.kind(), EventType::HardwareException | EventType::SoftwareException))
+    }
 }
 
 impl Running<'_> {
@@ -129,7 +145,7 @@ impl Running<'_> {
         } else if self.arch.events.nmis > 0 && self.nmi_allowed() {
             self.arch.events.nmis = self.arch.events.nmis.saturating_sub(1);
             self.set_event(EventInfo::NMI);
-        } else if self.has_interrupt() && self.interrupt_allowed() {
+        } else if self.has_interrupt() && self.interrupt_allowed() && !self.arch.guest_debug.blocks_interrupts() {
             if let Some(vector) = self.take_interrupt() {
                 self.vcpu.stats.irq_injections.inc();
                 trace::inj_virq(vector, false, false);
@@ -230,7 +246,7 @@ impl Running<'_> {
         self.set_rip_after_instruction(rip);
         self.clear_interrupt_shadow();
         if self.hw.read(GUEST_RFLAGS) & rflags::TF != 0 {
-            self.single_step();
+            self.trap_after_instruction();
         }
     }
 

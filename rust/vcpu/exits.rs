@@ -17,6 +17,7 @@ mod state;
 
 use kernel::prelude::*;
 use rkvm_core::{
+    cpuid::features,
     exception::Exception,
     vmx::{
         controls::Primary,
@@ -108,6 +109,9 @@ impl Running<'_> {
             }
             // MONITOR sees no write and MWAIT does not wait: both are hints.
             Reason::Monitor | Reason::Mwait => {
+                if !self.vm.caps.mwait_never_faults() && !self.arch.caps.has(features::MWAIT) {
+                    return self.inject_or_resume(Err(Exception::UD));
+                }
                 self.skip_instruction();
                 Ok(Flow::Resume)
             }

@@ -15,6 +15,7 @@ use rkvm_core::cpuid::CpuidEntry;
 
 use super::{
     run_page::MMAP_PAGES,
+    state::stats::StatsFile,
     Running,
     Vcpu, //
 };
@@ -28,6 +29,7 @@ use crate::{
         },
         uabi::{
             kvm_cpuid2,
+            kvm_mp_state,
             UserArg, //
         },
     },
@@ -51,6 +53,10 @@ impl FileOps for VcpuFile {
 
     fn ioctl(this: ArcBorrow<'_, Self>, _file: &File, cmd: u32, arg: UserArg) -> Result<usize> {
         this.vm.check_owner()?;
+        if cmd == nr::KVM_GET_STATS_FD {
+            let (creator, id) = (this.vm.creator, this.vcpu.id);
+            return StatsFile::open(this.vcpu.clone(), fmt!("kvm-{creator}/vcpu-{id}"));
+        }
         this.vcpu.with(&this.vm, |mut r| r.ioctl(cmd, arg))
     }
 
@@ -110,7 +116,51 @@ impl Running<'_> {
                 arg.offset(8).write_slice(&self.arch.cpuid.entries)?;
                 arg.write(&head.nent).map(|()| 0)
             }
-            _ => Err(ENOTTY),
+            nr::KVM_GET_SREGS2 => {
+                let sregs = self.sregs2();
+                arg.write(&sregs).map(|()| 0)
+            }
+            nr::KVM_SET_SREGS2 => {
+                let sregs = arg.read()?;
+                self.set_sregs2(sregs).map(|()| 0)
+            }
+            _ => self.state_ioctl(cmd, arg),
         }
+    }
+
+    /// The ioctls of [`super::state`].
+    fn state_ioctl(&mut self, cmd: u32, arg: UserArg) -> Result<usize> {
+        match cmd {
+            nr::KVM_GET_MSRS => return self.get_msrs(arg),
+            nr::KVM_SET_MSRS => return self.set_msrs(arg),
+            nr::KVM_GET_FPU => arg.write(&self.get_fpu()?)?,
+            nr::KVM_SET_FPU => self.set_fpu(&arg.read()?)?,
+            nr::KVM_GET_XSAVE => return self.get_xsave(arg),
+            nr::KVM_GET_XSAVE2 => return self.get_xsave2(arg),
+            nr::KVM_SET_XSAVE => return self.user_sets_xsave(arg),
+            nr::KVM_GET_XCRS => arg.write(&self.xcrs())?,
+            nr::KVM_SET_XCRS => self.set_xcrs(&arg.read()?)?,
+            nr::KVM_GET_DEBUGREGS => arg.write(&self.debugregs())?,
+            nr::KVM_SET_DEBUGREGS => self.set_debugregs(&arg.read()?)?,
+            nr::KVM_SET_GUEST_DEBUG => self.set_guest_debug(&arg.read()?)?,
+            nr::KVM_GET_VCPU_EVENTS => arg.write(&self.vcpu_events())?,
+            nr::KVM_SET_VCPU_EVENTS => self.set_vcpu_events(&arg.read()?)?,
+            nr::KVM_GET_MP_STATE => {
+                let mp_state = self.arch.mp_state() as u32;
+                arg.write(&kvm_mp_state { mp_state })?;
+            }
+            nr::KVM_SET_MP_STATE => self.user_sets_mp_state(arg.read::<kvm_mp_state>()?.mp_state)?,
+            nr::KVM_INTERRUPT => self.user_interrupt(&arg.read()?)?,
+            nr::KVM_NMI => self.user_nmi(),
+            nr::KVM_SET_SIGNAL_MASK => self.set_signal_mask(arg)?,
+            nr::KVM_X86_SETUP_MCE => self.setup_mce(arg.read()?)?,
+            nr::KVM_X86_SET_MCE => self.report_mce(&arg.read()?)?,
+            nr::KVM_GET_TSC_KHZ => return Ok(self.arch.tsc.khz() as usize),
+            nr::KVM_SET_TSC_KHZ => self.set_tsc_khz(arg.value())?,
+            nr::KVM_TPR_ACCESS_REPORTING => self.report_tpr_access(arg)?,
+            // What C KVM answers here.
+            _ => return Err(EINVAL),
+        }
+        Ok(0)
     }
 }

@@ -27,10 +27,7 @@ use rkvm_core::{
     },
 };
 
-use super::{
-    Arch,
-    Running, //
-};
+use super::Running;
 use crate::{
     host::host,
     sys::{
@@ -40,32 +37,45 @@ use crate::{
     },
 };
 
-impl Arch {
+impl Running<'_> {
     /// Circumstances of an access by `origin`.
     #[inline]
     pub(crate) fn msr_context(&self, origin: Origin) -> Context<'_> {
         Context {
             origin,
-            caps: &self.caps,
-            platform_info_readable: true,
-            misc_enable_no_mwait: true,
+            caps: &self.arch.caps,
+            platform_info_readable: self.vm.caps.platform_info_readable(),
+            misc_enable_no_mwait: self.vm.caps.misc_enable_no_mwait(),
         }
     }
-}
 
-impl Running<'_> {
     /// Reads an MSR for the guest or for user space.
     pub(crate) fn get_msr(&mut self, msr: u32, origin: Origin) -> Result<u64, MsrError> {
+        self.check_filter(msr, Direction::Read, origin)?;
         self.get_known_msr(msr, origin).or_else(|e| self.unsupported(e, msr, origin, None))
+    }
+
+    /// The guest reaches only what user space's filter lets through.
+    fn check_filter(&self, msr: u32, direction: Direction, origin: Origin) -> Result<(), MsrError> {
+        match &self.arch.msr_filter {
+            Some(filter) if origin == Origin::Guest && !filter.allows(msr, direction) => Err(MsrError::Filtered),
+            _ => Ok(()),
+        }
+    }
+
+    /// [`super::requests::Request::RecalcIntercepts`]: the filter has changed.
+    pub(crate) fn recalculate_intercepts(&mut self) {
+        self.arch.msr_filter = self.vm.msr_filter();
+        self.update_msr_bitmap();
     }
 
     fn get_known_msr(&mut self, msr: u32, origin: Origin) -> Result<u64, MsrError> {
         Ok(match core_msr::handler(msr) {
             Handler::Store if msr == SPEC_CTRL => {
-                self.arch.msrs.get(msr, &self.arch.msr_context(origin))?;
+                self.arch.msrs.get(msr, &self.msr_context(origin))?;
                 self.hw.spec_ctrl()
             }
-            Handler::Store => self.arch.msrs.get(msr, &self.arch.msr_context(origin))?,
+            Handler::Store => self.arch.msrs.get(msr, &self.msr_context(origin))?,
             Handler::FsBase => self.hw.read(GUEST_FS_BASE),
             Handler::GsBase => self.hw.read(GUEST_GS_BASE),
             Handler::KernelGsBase => self.hw.kernel_gs_base(),
@@ -82,6 +92,7 @@ impl Running<'_> {
 
     /// Writes an MSR for the guest or for user space.
     pub(crate) fn set_msr(&mut self, msr: u32, value: u64, origin: Origin) -> Result<(), MsrError> {
+        self.check_filter(msr, Direction::Write, origin)?;
         self.set_known_msr(msr, value, origin)
             .or_else(|e| self.unsupported(e, msr, origin, Some(value)).map(|_| ()))
     }
@@ -92,8 +103,8 @@ impl Running<'_> {
                 let context = Context {
                     origin,
                     caps: &self.arch.caps,
-                    platform_info_readable: true,
-                    misc_enable_no_mwait: true,
+                    platform_info_readable: self.vm.caps.platform_info_readable(),
+                    misc_enable_no_mwait: self.vm.caps.misc_enable_no_mwait(),
                 };
                 let effect = self.arch.msrs.set(msr, value, &context)?;
                 self.apply(effect, msr, value);
@@ -205,10 +216,11 @@ impl Running<'_> {
         };
         let page = &self.arch.msr_bitmap;
         page.fill(0xff);
-        if self.vm.msr_filtered() {
-            return;
-        }
+        let filter = self.arch.msr_filter.as_deref();
         bitmap::passed_through(&self.arch.caps, &shape, |msr, direction: Direction| {
+            if filter.is_some_and(|f| !f.allows(msr, direction)) {
+                return;
+            }
             if let Some(bit) = bitmap::bit(msr, direction) {
                 if let Some(word) = page.word(bit.word) {
                     word.fetch_and(!bit.mask, core::sync::atomic::Ordering::Relaxed);

@@ -25,6 +25,23 @@ impl Running<'_> {
         false
     }
 
+    /// Whether the interrupt controllers of the PC are in the kernel.
+    pub(crate) fn has_kernel_pic(&self) -> bool {
+        false
+    }
+
+    /// KVM_SET_MP_STATE: a SIPI waits.
+    pub(crate) fn pend_sipi(&mut self) {}
+
+    /// The vector of the SIPI that waits.
+    pub(crate) fn user_sets_sipi_vector(&mut self, _vector: u8) {}
+
+    /// Whether an INIT waits for the end of SMM.
+    pub(crate) fn user_sets_latched_init(&mut self, _latched: bool) {}
+
+    /// The interrupt of LVT CMCI.
+    pub(crate) fn deliver_cmci(&mut self) {}
+
     /// CR8: the task priority.
     pub(crate) fn cr8(&self) -> u64 {
         self.arch.cr8
@@ -109,12 +126,21 @@ impl Running<'_> {
     }
 
     /// MSRs of the APIC and the clocks.
-    pub(crate) fn get_platform_msr(&mut self, _handler: Handler, _origin: Origin) -> Result<u64, MsrError> {
-        Err(MsrError::Unsupported)
+    pub(crate) fn get_platform_msr(&mut self, handler: Handler, origin: Origin) -> Result<u64, MsrError> {
+        match handler {
+            Handler::Tsc => Ok(self.guest_tsc()),
+            Handler::TscAdjust => self.tsc_adjust(origin),
+            _ => Err(MsrError::Unsupported),
+        }
     }
 
     /// Writes MSRs of the APIC and the clocks.
-    pub(crate) fn set_platform_msr(&mut self, _handler: Handler, _value: u64, _origin: Origin) -> Result<(), MsrError> {
-        Err(MsrError::Unsupported)
+    pub(crate) fn set_platform_msr(&mut self, handler: Handler, value: u64, origin: Origin) -> Result<(), MsrError> {
+        match handler {
+            Handler::Tsc => self.write_tsc_msr(value, origin),
+            Handler::TscAdjust => self.set_tsc_adjust(value, origin)?,
+            _ => return Err(MsrError::Unsupported),
+        }
+        Ok(())
     }
 }

@@ -41,6 +41,8 @@ pub(crate) enum Request {
     Unblock = 1 << 9,
     /// The controls that depend on the guest's CPUID or on capabilities are to be computed again.
     RecalcIntercepts = 1 << 10,
+    /// The debugger's step is done: KVM_EXIT_DEBUG.
+    DebugStep = 1 << 11,
 }
 
 /// The vCPU is not in guest mode.

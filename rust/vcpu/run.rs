@@ -238,6 +238,13 @@ impl Running<'_> {
             self.vcpu.run.set_reason(UserExit::Shutdown);
             return Ok(Flow::ToUser);
         }
+        if requests.take(Request::DebugStep) {
+            return Ok(self.report_step());
+        }
+        if requests.take(Request::RecalcIntercepts) {
+            self.recalculate_intercepts();
+        }
+        let requests = &self.vcpu.requests;
         if requests.take(Request::TlbFlush) {
             self.vcpu.stats.tlb_flush.inc();
             self.flush_tlb();

@@ -9,6 +9,7 @@ use rkvm_core::{
         SegReg, //
     },
     vmx::{
+        controls::Primary,
         event::ActivityState,
         fields::*,
         registers,
@@ -29,14 +30,6 @@ pub(crate) const CR0_RESET: u64 = cr0::CD | cr0::NW | cr0::ET;
 /// RDX after reset when CPUID says nothing else: family 6.
 const RDX_RESET: u64 = 0x600;
 const RIP_RESET: u64 = 0xfff0;
-
-const UD: u32 = 1 << 6;
-const DB: u32 = 1 << 1;
-const AC: u32 = 1 << 17;
-const MC: u32 = 1 << 18;
-/// Exceptions that always exit: #UD for emulation, #DB and #AC because their delivery can loop for ever inside the
-/// guest, #MC because it is the host's.
-const EXCEPTION_BITMAP_BASE: u32 = UD | DB | AC | MC;
 
 const ALL_SEGMENTS: [SegReg; 8] = [
     SegReg::Es,
@@ -75,18 +68,21 @@ impl Running<'_> {
         }
         self.hw.write(CR0_GUEST_HOST_MASK, registers::cr0_guest_host_mask(true));
         self.reset(false);
+        self.start_tsc();
     }
 
     /// Writes all control words. They change later one by one.
     pub(crate) fn write_controls(&mut self) {
-        let c = host().vmcs.controls_for(&self.arch.shape());
+        let mut c = host().vmcs.controls_for(&self.arch.shape());
+        // The debug registers are the host's, except for breakpoints that are enabled.
+        c.primary = c.primary.set(Primary::MOV_DR_EXITING, true);
         self.arch.controls = c;
         self.hw.write(PIN_BASED_VM_EXEC_CONTROL, c.pin.bits());
         self.hw.write(CPU_BASED_VM_EXEC_CONTROL, c.primary.bits());
         self.hw.write(SECONDARY_VM_EXEC_CONTROL, c.secondary.bits());
         self.hw.write(VM_EXIT_CONTROLS, c.exit.bits());
         self.hw.write(VM_ENTRY_CONTROLS, c.entry.bits());
-        self.hw.write(EXCEPTION_BITMAP, EXCEPTION_BITMAP_BASE);
+        self.hw.write(EXCEPTION_BITMAP, super::events::EXCEPTION_BITMAP_BASE);
         self.hw.write(PAGE_FAULT_ERROR_CODE_MASK, 0);
         self.hw.write(PAGE_FAULT_ERROR_CODE_MATCH, 0);
         self.hw.write(CR3_TARGET_COUNT, 0);
@@ -130,7 +126,7 @@ impl Running<'_> {
         self.hw.write(GUEST_CR3, 0);
         self.hw.set_cr2(0);
         self.arch.debug = DebugRegs::RESET;
-        self.hw.write(GUEST_DR7, self.arch.debug.dr7);
+        self.write_dr7();
         self.arch.events = super::events::Events::default();
         self.hw.write(VM_ENTRY_INTR_INFO_FIELD, 0);
         self.arch.completion = super::run::Completion::None;

@@ -5,8 +5,9 @@
 use kernel::prelude::*;
 use rkvm_core::{
     regs::{
+        cr0,
+        cr4,
         efer,
-        rflags,
         SegReg, //
     },
     vmx::{
@@ -27,8 +28,12 @@ use crate::sys::uabi::{
     kvm_regs,
     kvm_segment,
     kvm_sregs,
+    kvm_sregs2,
     Abi, //
 };
+
+/// KVM_SREGS2_FLAGS_PDPTRS_VALID.
+const PDPTRS_VALID: u64 = 1 << 0;
 
 fn to_user(s: Segment) -> kvm_segment {
     kvm_segment {
@@ -87,7 +92,7 @@ impl Running<'_> {
             r14: g(14),
             r15: g(15),
             rip: self.hw.read(GUEST_RIP),
-            rflags: self.hw.read(GUEST_RFLAGS),
+            rflags: self.rflags(),
         }
     }
 
@@ -115,7 +120,7 @@ impl Running<'_> {
         }
         self.hw.write(GUEST_RSP, r.rsp);
         self.hw.write(GUEST_RIP, r.rip);
-        self.hw.write(GUEST_RFLAGS, r.rflags | rflags::FIXED);
+        self.set_rflags(r.rflags);
         self.arch.events.exception = None;
         self.vcpu.requests.set_own(Request::Event);
     }
@@ -129,7 +134,8 @@ impl Running<'_> {
     }
 
     /// KVM_GET_SREGS.
-    pub(crate) fn sregs(&self) -> kvm_sregs {
+    pub(crate) fn sregs(&mut self) -> kvm_sregs {
+        self.deliver_payload_early();
         let segment = |reg| to_user(self.segment(reg));
         let mut s = kvm_sregs {
             cs: segment(SegReg::Cs),
@@ -163,8 +169,90 @@ impl Running<'_> {
         s
     }
 
+    /// KVM_GET_SREGS2: the PDPTEs of PAE paging instead of the interrupt bitmap.
+    pub(crate) fn sregs2(&mut self) -> kvm_sregs2 {
+        let s = self.sregs();
+        let pae = self.pae_paging();
+        kvm_sregs2 {
+            cs: s.cs,
+            ds: s.ds,
+            es: s.es,
+            fs: s.fs,
+            gs: s.gs,
+            ss: s.ss,
+            tr: s.tr,
+            ldt: s.ldt,
+            gdt: s.gdt,
+            idt: s.idt,
+            cr0: s.cr0,
+            cr2: s.cr2,
+            cr3: s.cr3,
+            cr4: s.cr4,
+            cr8: s.cr8,
+            efer: s.efer,
+            apic_base: s.apic_base,
+            flags: if pae { PDPTRS_VALID } else { 0 },
+            pdptrs: if pae { self.pdptrs() } else { [0; 4] },
+        }
+    }
+
     /// KVM_SET_SREGS. EINVAL for a combination that no processor can be in; nothing changes then.
     pub(crate) fn set_sregs(&mut self, s: &kvm_sregs) -> Result {
+        self.set_system_registers(s)?;
+        if self.pae_paging() {
+            // What can't be read now reads as not present when the guest uses it.
+            let _ = self.load_pdptrs();
+        }
+        let pending = s
+            .interrupt_bitmap
+            .iter()
+            .enumerate()
+            .find(|(_, word)| **word != 0)
+            .map(|(i, word)| (i as u32).wrapping_mul(64).wrapping_add(word.trailing_zeros()) as u8);
+        if let Some(vector) = pending {
+            self.arch.events.user_interrupt = Some(vector);
+        }
+        Ok(())
+    }
+
+    /// KVM_SET_SREGS2. EINVAL as for KVM_SET_SREGS, for flags, and for PDPTEs without PAE paging.
+    pub(crate) fn set_sregs2(&mut self, new: kvm_sregs2) -> Result {
+        let given = new.flags & PDPTRS_VALID != 0;
+        let pae = new.cr0 & cr0::PG != 0 && new.cr4 & cr4::PAE != 0 && new.efer & efer::LMA == 0;
+        if new.flags & !PDPTRS_VALID != 0 || (given && !pae) {
+            return Err(EINVAL);
+        }
+        let sregs = kvm_sregs {
+            cs: new.cs,
+            ds: new.ds,
+            es: new.es,
+            fs: new.fs,
+            gs: new.gs,
+            ss: new.ss,
+            tr: new.tr,
+            ldt: new.ldt,
+            gdt: new.gdt,
+            idt: new.idt,
+            cr0: new.cr0,
+            cr2: new.cr2,
+            cr3: new.cr3,
+            cr4: new.cr4,
+            cr8: new.cr8,
+            efer: new.efer,
+            apic_base: new.apic_base,
+            interrupt_bitmap: [0; 4],
+        };
+        self.set_system_registers(&sregs)?;
+        if given {
+            self.set_pdptrs(new.pdptrs);
+        } else if pae {
+            let _ = self.load_pdptrs();
+        }
+        Ok(())
+    }
+
+    /// All but interrupts and PDPTEs.
+    fn set_system_registers(&mut self, s: &kvm_sregs) -> Result {
         let state = SystemState {
             cr0: s.cr0,
             cr3: s.cr3,
@@ -188,13 +276,6 @@ impl Running<'_> {
         self.set_cr0(s.cr0);
         self.set_efer(s.efer);
         self.set_cr4(s.cr4);
-        let pae = s.cr0 & rkvm_core::regs::cr0::PG != 0
-            && s.cr4 & rkvm_core::regs::cr4::PAE != 0
-            && s.efer & efer::LMA == 0;
-        if pae {
-            // What can't be read now reads as not present when the guest uses it.
-            let _ = self.load_pdptrs();
-        }
         for (reg, value) in [
             (SegReg::Cs, &s.cs),
             (SegReg::Ds, &s.ds),
@@ -206,15 +287,6 @@ impl Running<'_> {
             (SegReg::Ldtr, &s.ldt),
         ] {
             self.set_segment(reg, from_user(value));
-        }
-        let pending = s
-            .interrupt_bitmap
-            .iter()
-            .enumerate()
-            .find(|(_, word)| **word != 0)
-            .map(|(i, word)| (i as u32).wrapping_mul(64).wrapping_add(word.trailing_zeros()) as u8);
-        if let Some(vector) = pending {
-            self.arch.events.user_interrupt = Some(vector);
         }
         self.vcpu.requests.set_own(Request::TlbFlush);
         self.vcpu.requests.set_own(Request::Event);

@@ -5,9 +5,9 @@
 pub(crate) mod debug;
 pub(crate) mod events;
 pub(crate) mod fpu;
+pub(crate) mod guest_debug;
 pub(crate) mod interrupts;
 pub(crate) mod mce;
 pub(crate) mod mp_state;
 pub(crate) mod msrs;
 pub(crate) mod stats;
-pub(crate) mod tsc;

@@ -15,7 +15,6 @@ use kernel::{
 use super::{
     ioctl_io,
     ioctl_memory,
-    vcpus::MAX_VCPU_IDS,
     Vm, //
 };
 use crate::{
@@ -30,6 +29,7 @@ use crate::{
     system,
     vcpu::{
         ioctl::VcpuFile,
+        state::stats::StatsFile,
         Vcpu, //
     },
 };
@@ -42,15 +42,21 @@ impl FileOps for Vm {
         match cmd {
             nr::KVM_CHECK_EXTENSION => Ok(system::check_extension(arg.value(), Some(&this))),
             nr::KVM_CREATE_VCPU => create_vcpu(&this.into(), arg.value()),
-            nr::KVM_IOEVENTFD => ioctl_io::ioeventfd(&this, &arg.read()?),
-            nr::KVM_REGISTER_COALESCED_MMIO => ioctl_io::register_coalesced(&this, &arg.read()?),
-            nr::KVM_UNREGISTER_COALESCED_MMIO => ioctl_io::unregister_coalesced(&this, &arg.read()?),
             nr::KVM_SET_USER_MEMORY_REGION => ioctl_memory::set_user_memory_region(&this, arg),
             nr::KVM_SET_USER_MEMORY_REGION2 => ioctl_memory::set_user_memory_region2(&this, arg),
             nr::KVM_GET_DIRTY_LOG => ioctl_memory::get_dirty_log(&this, arg),
             nr::KVM_SET_TSS_ADDR => ioctl_memory::set_tss_address(arg.value()),
             nr::KVM_SET_IDENTITY_MAP_ADDR => ioctl_memory::set_identity_map_address(&this, arg),
             nr::KVM_SET_NR_MMU_PAGES => ioctl_memory::set_nr_mmu_pages(arg.value()),
+            nr::KVM_IOEVENTFD => ioctl_io::ioeventfd(&this, &arg.read()?),
+            nr::KVM_REGISTER_COALESCED_MMIO => ioctl_io::register_coalesced(&this, &arg.read()?),
+            nr::KVM_UNREGISTER_COALESCED_MMIO => ioctl_io::unregister_coalesced(&this, &arg.read()?),
+            nr::KVM_ENABLE_CAP => this.enable_cap(&arg.read()?).map(|()| 0),
+            nr::KVM_X86_SET_MSR_FILTER => this.set_msr_filter(arg).map(|()| 0),
+            nr::KVM_SET_BOOT_CPU_ID => this.set_boot_cpu_id(arg.value()).map(|()| 0),
+            nr::KVM_GET_TSC_KHZ => Ok(this.caps.tsc_khz() as usize),
+            nr::KVM_SET_TSC_KHZ => this.set_default_tsc_khz(arg.value()).map(|()| 0),
+            nr::KVM_GET_STATS_FD => StatsFile::open(this.into(), fmt!("kvm-{}", this.creator)),
             _ => Err(ENOTTY),
         }
     }
@@ -58,7 +64,7 @@ impl FileOps for Vm {
 
 /// KVM_CREATE_VCPU: EINVAL for an id out of range, EEXIST for one in use.
 fn create_vcpu(vm: &Arc<Vm>, id: u64) -> Result<usize> {
-    let id = u32::try_from(id).ok().filter(|id| *id < MAX_VCPU_IDS).ok_or(EINVAL)?;
+    let id = u32::try_from(id).ok().filter(|id| *id < vm.caps.max_vcpu_ids()).ok_or(EINVAL)?;
     let _setup = vm.setup.lock();
     if vm.vcpus.iter().any(|v| v.id == id) {
         return Err(EEXIST);

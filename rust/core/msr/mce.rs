@@ -20,6 +20,49 @@ pub const MCG_LMCE_P: u64 = 1 << 27;
 /// KVM_X86_GET_MCE_CAP_SUPPORTED.
 pub const SUPPORTED: u64 = MCG_CTL_P | MCG_CMCI_P | MCG_SER_P | MCG_LMCE_P;
 
+const STATUS_VAL: u64 = 1 << 63;
+const STATUS_OVER: u64 = 1 << 62;
+const STATUS_UC: u64 = 1 << 61;
+const STATUS_PCC: u64 = 1 << 57;
+const STATUS_S: u64 = 1 << 56;
+const STATUS_AR: u64 = 1 << 55;
+const MCG_STATUS_MCIP: u64 = 1 << 2;
+const CTL2_CMCI_EN: u64 = 1 << 30;
+
+/// A machine check that user space reports to a vCPU (KVM_X86_SET_MCE).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // the names are the registers'
+pub struct Report {
+    pub bank: u8,
+    pub status: u64,
+    pub addr: u64,
+    pub misc: u64,
+    pub mcg_status: u64,
+}
+
+impl Report {
+    /// Uncorrected, no action required: told by interrupt, not by exception.
+    const fn is_ucna(&self) -> bool {
+        self.mcg_status == 0
+            && self.status & (STATUS_PCC | STATUS_S | STATUS_AR) == 0
+            && self.status & STATUS_VAL != 0
+            && self.status & STATUS_UC != 0
+    }
+}
+
+/// How the vCPU hears of a machine check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// Not at all: the banks tell when it looks.
+    Silent,
+    /// By the interrupt of LVT CMCI.
+    Cmci,
+    /// By #MC.
+    Exception,
+    /// It can't take it and shuts down.
+    TripleFault,
+}
+
 /// The banks of one vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mce {
@@ -71,6 +114,52 @@ impl Mce {
             self.ctl2 = [0; MAX_BANKS];
         }
         Ok(())
+    }
+
+    /// Records `report` in its bank and says what the vCPU notices (SDM, "Machine-Check Architecture"). `cr4_mce`: the
+    /// guest has CR4.MCE set.
+    ///
+    /// # Errors
+    ///
+    /// [`MsrError::Invalid`] (EINVAL) for a bank that this vCPU does not have, or a status that is not valid.
+    pub fn report(&mut self, report: &Report, cr4_mce: bool) -> Result<Delivery, MsrError> {
+        let number = usize::from(report.bank);
+        let exists = number < self.bank_count() && report.status & STATUS_VAL != 0;
+        let ctl2 = self.ctl2.get(number).copied().unwrap_or(0);
+        let Some([ctl, status, addr, misc]) = self.banks.chunks_exact_mut(4).nth(number).filter(|_| exists)
+        else {
+            return Err(MsrError::Invalid);
+        };
+        let uncorrected = report.status & STATUS_UC != 0;
+        let overflow = if *status & STATUS_VAL != 0 { STATUS_OVER } else { 0 };
+        let ucna = report.is_ucna();
+        if !ucna && uncorrected {
+            // Reporting that is not fully switched on is off.
+            let disabled = (self.cap & MCG_CTL_P != 0 && self.ctl != !0) || *ctl != !0;
+            if disabled {
+                return Ok(Delivery::Silent);
+            }
+            if self.status & MCG_STATUS_MCIP != 0 || !cr4_mce {
+                return Ok(Delivery::TripleFault);
+            }
+        } else if !ucna && *status & STATUS_VAL != 0 && *status & STATUS_UC != 0 {
+            // What is there is worse, and stays.
+            *status |= STATUS_OVER;
+            return Ok(Delivery::Silent);
+        }
+        *status = report.status | if ucna { 0 } else { overflow };
+        *addr = report.addr;
+        *misc = report.misc;
+        if ucna || uncorrected {
+            self.status = report.mcg_status;
+        }
+        Ok(if !ucna && uncorrected {
+            Delivery::Exception
+        } else if ucna && self.cap & MCG_CMCI_P != 0 && ctl2 & CTL2_CMCI_EN != 0 {
+            Delivery::Cmci
+        } else {
+            Delivery::Silent
+        })
     }
 
     /// MCG_CAP.

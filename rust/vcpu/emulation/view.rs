@@ -58,10 +58,6 @@ use crate::{
         vector, //
     },
     vcpu::{
-        exits::msr::{
-            REASON_INVAL,
-            REASON_UNKNOWN, //
-        },
         requests,
         Running, //
     },
@@ -143,11 +139,7 @@ impl<'v, 'a> View<'v, 'a> {
     }
 
     fn msr_stop(&self, error: MsrError) -> Stop {
-        let reason = match error {
-            MsrError::Unsupported => REASON_UNKNOWN,
-            MsrError::Invalid => REASON_INVAL,
-        };
-        if self.r.vm.user_space_msrs() & reason != 0 {
+        if self.r.vm.caps.user_space_msrs() & error.exit_reason() != 0 {
             Stop::User
         } else {
             Stop::Fault(Exception::GP0)

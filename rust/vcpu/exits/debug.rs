@@ -37,13 +37,21 @@ impl Running<'_> {
     /// Loads DR0 to DR3 if the guest has a breakpoint enabled. DR7 is switched by entry and exit.
     #[inline]
     pub(crate) fn load_debug_registers(&self) {
-        if self.arch.debug.dr7 & DR7_ENABLES != 0 {
-            debug_registers::load(&self.arch.debug.db);
+        let debug = &self.arch.guest_debug;
+        if debug.owns_debug_registers() || self.arch.debug.dr7 & DR7_ENABLES != 0 {
+            debug_registers::load(self.breakpoints());
+        }
+        if debug.steps() {
+            // Entry refuses the trap flag under a shadow without a pending trap, which would come before the step.
+            self.clear_interrupt_shadow();
         }
     }
 
     pub(super) fn exit_debug_exception(&mut self) -> Result<Flow> {
         let conditions = self.hw.read(EXIT_QUALIFICATION) & CONDITIONS;
+        if let Some(flow) = self.debugger_takes_db(conditions) {
+            return Ok(flow);
+        }
         // The exit keeps RF and the trap itself away; entry insists that a shadow with TF has the step pending.
         if conditions & dr::DR6_BS == 0 {
             let state = self.hw.read(GUEST_INTERRUPTIBILITY_INFO);
@@ -58,6 +66,11 @@ impl Running<'_> {
 
     pub(super) fn exit_dr_access(&mut self) -> Result<Flow> {
         let access = DrAccess::decode(self.hw.read(EXIT_QUALIFICATION));
+        if self.arch.debug.dr7 & dr::DR7_GD != 0 && self.cpl() == 0 {
+            if let Some(flow) = self.debugger_takes_dr_access() {
+                return Ok(flow);
+            }
+        }
         let result = self.access_debug_register(access);
         self.retire(result)
     }
@@ -73,7 +86,7 @@ impl Running<'_> {
         if self.arch.debug.dr7 & dr::DR7_GD != 0 {
             // General detect: the handler may touch the registers, so GD goes off.
             self.arch.debug.dr7 &= !dr::DR7_GD;
-            self.hw.write(GUEST_DR7, self.arch.debug.dr7);
+            self.write_dr7();
             return Err(Exception::db(dr::DR6_BD));
         }
         if access.read {
@@ -109,7 +122,7 @@ impl Running<'_> {
             4 | 6 => self.arch.debug.dr6 = (value & DR6_WRITABLE) | dr::DR6_INIT | dr::DR6_RTM,
             _ => {
                 self.arch.debug.dr7 = (value & DR7_WRITABLE) | dr::DR7_INIT;
-                self.hw.write(GUEST_DR7, self.arch.debug.dr7);
+                self.write_dr7();
             }
         }
         Ok(())

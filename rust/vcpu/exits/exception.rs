@@ -49,6 +49,9 @@ impl Running<'_> {
         if info.is_exception(Vector::Db) {
             return self.exit_debug_exception();
         }
+        if info.is_exception(Vector::Bp) {
+            return Ok(self.exit_breakpoint());
+        }
         if info.is_exception(Vector::Ac) {
             return self.inject_or_resume(Err(Exception::AC));
         }

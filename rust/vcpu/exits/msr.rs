@@ -22,9 +22,8 @@ use crate::vcpu::{
     Running, //
 };
 
-/// `KVM_MSR_EXIT_REASON_*` of api.rst.
-pub(crate) const REASON_INVAL: u32 = 1 << 0;
-pub(crate) const REASON_UNKNOWN: u32 = 1 << 1;
+/// KVM_MSR_EXIT_REASON_UNKNOWN.
+pub(crate) const REASON_UNKNOWN: u32 = MsrError::Unsupported.exit_reason();
 
 impl Running<'_> {
     fn msr_index(&self) -> u32 {
@@ -43,6 +42,9 @@ impl Running<'_> {
     /// The writes that a busy guest makes all the time: its APIC timer, its IPIs and EOIs.
     pub(super) fn fast_wrmsr(&mut self) -> Fast {
         let (index, value) = (self.msr_index(), self.msr_operand());
+        if self.arch.msr_filter.is_some() {
+            return Fast::Leave;
+        }
         if self.write_apic_msr_fast(index, value) {
             self.instruction_retires();
             Fast::Handled
@@ -54,10 +56,10 @@ impl Running<'_> {
     /// Reads that are answered from memory.
     pub(super) fn fast_rdmsr(&mut self) -> Fast {
         let index = self.msr_index();
-        if core_msr::handler(index) != Handler::Store || self.vm.msr_filtered() {
+        if core_msr::handler(index) != Handler::Store || self.arch.msr_filter.is_some() {
             return Fast::Leave;
         }
-        match self.arch.msrs.get(index, &self.arch.msr_context(Origin::Guest)) {
+        match self.arch.msrs.get(index, &self.msr_context(Origin::Guest)) {
             Ok(value) => {
                 self.set_msr_result(value);
                 self.instruction_retires();
@@ -92,11 +94,8 @@ impl Running<'_> {
 
     /// The access is refused: user space decides if it asked to, else the guest gets #GP(0).
     fn msr_refused(&mut self, error: MsrError, index: u32, value: Option<u64>) -> Result<Flow> {
-        let reason = match error {
-            MsrError::Unsupported => REASON_UNKNOWN,
-            MsrError::Invalid => REASON_INVAL,
-        };
-        if self.vm.user_space_msrs() & reason == 0 {
+        let reason = error.exit_reason();
+        if self.vm.caps.user_space_msrs() & reason == 0 {
             return self.inject_or_resume(Err(Exception::GP0));
         }
         self.vcpu.run.set_msr(value.is_some(), reason, index, value.unwrap_or(0));

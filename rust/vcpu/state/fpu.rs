@@ -41,32 +41,26 @@ fn put(area: &mut [u8], at: usize, bytes: &[u8]) {
 }
 
 impl Running<'_> {
-    /// The state in the standard format. EBUSY cannot happen: the state is in the registers only within KVM_RUN.
+    /// The state in the standard format. It is in the registers only within KVM_RUN.
     fn xsave_area(&mut self, bytes: usize) -> Result<KVVec<u8>> {
         let features = self.arch.caps.xcr0_allowed | FP_SSE;
         let pkru = self.hw.pkru();
         let mut area = KVVec::from_elem(0u8, bytes, GFP_KERNEL_ACCOUNT)?;
-        let fpu = self.fpu.as_mut().ok_or(EBUSY)?;
-        fpu.copy_to_uabi(&mut area, features, pkru);
+        self.fpu.copy_to_uabi(&mut area, features, pkru);
         Ok(area)
     }
 
     /// Takes the state from the standard format. EINVAL for components that this host has not, or reserved bits.
     fn set_xsave_area(&mut self, area: &[u8]) -> Result {
         let mut pkru = self.hw.pkru();
-        let fpu = self.fpu.as_mut().ok_or(EBUSY)?;
-        fpu.copy_from_uabi(area, host().implemented.xcr0 | FP_SSE, &mut pkru)?;
+        self.fpu.copy_from_uabi(area, host().implemented.xcr0 | FP_SSE, &mut pkru)?;
         self.hw.set_pkru(pkru);
         Ok(())
     }
 
-    fn xsave_size(&self) -> Result<usize> {
-        self.fpu.as_ref().map(|fpu| fpu.uabi_size()).ok_or(EBUSY)
-    }
-
     /// KVM_GET_XSAVE: EINVAL if the state needs more than 4096 bytes.
     pub(crate) fn get_xsave(&mut self, arg: UserArg) -> Result<usize> {
-        if self.xsave_size()? > XSAVE_BYTES {
+        if self.fpu.uabi_size() > XSAVE_BYTES {
             return Err(EINVAL);
         }
         let area = self.xsave_area(XSAVE_BYTES)?;
@@ -75,20 +69,20 @@ impl Running<'_> {
 
     /// KVM_GET_XSAVE2: as many bytes as KVM_CAP_XSAVE2 says.
     pub(crate) fn get_xsave2(&mut self, arg: UserArg) -> Result<usize> {
-        let size = self.xsave_size()?;
+        let size = self.fpu.uabi_size();
         let area = self.xsave_area(size)?;
         arg.write_slice(&area).map(|()| 0)
     }
 
     /// KVM_SET_XSAVE: of the same size.
     pub(crate) fn user_sets_xsave(&mut self, arg: UserArg) -> Result<usize> {
-        let area: KVVec<u8> = arg.read_vec(self.xsave_size()?)?;
+        let area: KVVec<u8> = arg.read_vec(self.fpu.uabi_size())?;
         self.set_xsave_area(&area).map(|()| 0)
     }
 
     /// KVM_GET_FPU. MXCSR is not part of it, as in C KVM.
     pub(crate) fn get_fpu(&mut self) -> Result<kvm_fpu> {
-        let size = self.xsave_size()?;
+        let size = self.fpu.uabi_size();
         let area = self.xsave_area(size)?;
         let mut fpu = kvm_fpu {
             fcw: u16::from_le_bytes(get(&area, 0)),
@@ -110,7 +104,7 @@ impl Running<'_> {
 
     /// KVM_SET_FPU. All else stays.
     pub(crate) fn set_fpu(&mut self, fpu: &kvm_fpu) -> Result {
-        let size = self.xsave_size()?;
+        let size = self.fpu.uabi_size();
         let mut area = self.xsave_area(size)?;
         put(&mut area, 0, &fpu.fcw.to_le_bytes());
         put(&mut area, 2, &fpu.fsw.to_le_bytes());

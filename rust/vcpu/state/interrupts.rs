@@ -10,6 +10,7 @@ use crate::{
         cpu::SignalMask,
         uabi::{
             kvm_interrupt,
+            kvm_tpr_access_ctl,
             UserArg, //
         },
     },
@@ -47,6 +48,16 @@ impl Running<'_> {
         let limit = if busy { 1 } else { 2 };
         self.arch.events.nmis = self.arch.events.nmis.saturating_add(1).min(limit);
         self.vcpu.requests.set_own(Request::Event);
+    }
+
+    /// KVM_TPR_ACCESS_REPORTING: EINVAL for flags. Accesses to the task priority that exit are emulated here, so there
+    /// is nothing to report.
+    pub(crate) fn report_tpr_access(&mut self, arg: UserArg) -> Result {
+        let control: kvm_tpr_access_ctl = arg.read()?;
+        if control.flags != 0 {
+            return Err(EINVAL);
+        }
+        arg.write(&control)
     }
 
     /// KVM_SET_SIGNAL_MASK: the set for the time of KVM_RUN, or none. EINVAL for a set of another size.

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The guest's time-stamp counter (SDM, "Time-Stamp Counter Offsetting"; api.rst, KVM_SET_TSC_KHZ, KVM_SET_MSRS).
+//!
+//! RDTSC does not exit: the processor adds an offset, which all vCPUs of a VM share as long as nobody pulls them apart.
+
+use kernel::prelude::*;
+use rkvm_core::{
+    cpuid::features,
+    msr::{
+        MsrError,
+        Origin, //
+    },
+    tsc::{
+        within_tolerance,
+        Scale,
+        Write, //
+    },
+    vmx::{
+        fields::*,
+        Vmcs, //
+    },
+};
+
+use super::{
+    requests::Request,
+    Running, //
+};
+use crate::{
+    host::host,
+    sys::{
+        clock,
+        msr, //
+    },
+};
+
+/// The TSC of one vCPU.
+#[derive(Clone, Copy)]
+pub(crate) struct Tsc {
+    /// Guest ticks minus (scaled) host ticks.
+    offset: u64,
+    scale: Scale,
+    /// What KVM_GET_TSC_KHZ answers.
+    khz: u32,
+    /// IA32_TSC_ADJUST.
+    adjust: u64,
+}
+
+impl Tsc {
+    /// At the frequency of the VM, or of the host.
+    pub(crate) fn new(khz: u32) -> Self {
+        Self {
+            offset: 0,
+            scale: scale(khz).unwrap_or(Scale::ONE),
+            khz,
+            adjust: 0,
+        }
+    }
+
+    /// The guest's counter when the host's is `host`.
+    #[inline]
+    pub(crate) fn at(&self, host: u64) -> u64 {
+        self.scale.apply(host).wrapping_add(self.offset)
+    }
+
+    /// Guest ticks minus (scaled) host ticks.
+    #[inline]
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// How the guest's ticks follow from the host's.
+    #[inline]
+    pub(crate) fn scale(&self) -> Scale {
+        self.scale
+    }
+
+    /// The guest's frequency in kHz.
+    #[inline]
+    pub(crate) fn khz(&self) -> u32 {
+        self.khz
+    }
+}
+
+/// How to run at `khz` on this host. EINVAL if there is no way.
+fn scale(khz: u32) -> Result<Scale> {
+    if within_tolerance(khz, host().tsc_khz) {
+        return Ok(Scale::ONE);
+    }
+    Scale::new(khz, host().tsc_khz)
+        .filter(|_| host().vmcs.features.tsc_scaling)
+        .ok_or(EINVAL)
+}
+
+/// KVM_SET_TSC_KHZ on a VM and on a vCPU: 0 stands for the host's frequency. EINVAL if the host can't run a guest at it.
+pub(crate) fn checked_khz(wanted: u64) -> Result<u32> {
+    let khz = match wanted as u32 {
+        0 => host().tsc_khz,
+        khz => khz,
+    };
+    scale(khz).map(|_| khz)
+}
+
+impl Running<'_> {
+    /// The counter of a new vCPU starts at 0, or where those of its siblings are.
+    pub(crate) fn start_tsc(&mut self) {
+        self.write_scale();
+        self.synchronize_tsc(None);
+    }
+
+    fn write_scale(&self) {
+        if host().vmcs.features.tsc_scaling {
+            self.hw.write(TSC_MULTIPLIER, self.arch.tsc.scale.multiplier());
+        }
+    }
+
+    fn set_tsc_offset(&mut self, offset: u64) {
+        self.arch.tsc.offset = offset;
+        self.hw.write(TSC_OFFSET, offset);
+        // The clock page of the guest is told in guest ticks.
+        self.vcpu.requests.set_own(Request::ClockUpdate);
+    }
+
+    /// A write that may have to keep this counter equal to those of the other vCPUs.
+    fn synchronize_tsc(&mut self, value: Option<u64>) {
+        let offset = {
+            let mut sync = self.vm.tsc.lock();
+            sync.write(&Write {
+                value,
+                host: self.arch.tsc.scale.apply(msr::rdtsc()),
+                now_ns: clock::boottime_ns(),
+                khz: self.arch.tsc.khz,
+            })
+        };
+        self.set_tsc_offset(offset);
+    }
+
+    /// What RDTSC gives the guest now.
+    #[inline]
+    pub(crate) fn guest_tsc(&self) -> u64 {
+        self.arch.tsc.at(msr::rdtsc())
+    }
+
+    /// IA32_TIME_STAMP_COUNTER.
+    pub(crate) fn write_tsc_msr(&mut self, value: u64, origin: Origin) {
+        if origin == Origin::User {
+            return self.synchronize_tsc(Some(value));
+        }
+        let by = value.wrapping_sub(self.guest_tsc());
+        self.arch.tsc.adjust = self.arch.tsc.adjust.wrapping_add(by);
+        self.set_tsc_offset(self.arch.tsc.offset.wrapping_add(by));
+    }
+
+    /// Reads IA32_TSC_ADJUST.
+    pub(crate) fn tsc_adjust(&self, origin: Origin) -> Result<u64, MsrError> {
+        self.has_tsc_adjust(origin)?;
+        Ok(self.arch.tsc.adjust)
+    }
+
+    /// Writes IA32_TSC_ADJUST: by the guest it moves the counter, by user space it restores the register alone.
+    pub(crate) fn set_tsc_adjust(&mut self, value: u64, origin: Origin) -> Result<(), MsrError> {
+        self.has_tsc_adjust(origin)?;
+        if origin == Origin::Guest {
+            let by = value.wrapping_sub(self.arch.tsc.adjust);
+            self.set_tsc_offset(self.arch.tsc.offset.wrapping_add(by));
+        }
+        self.arch.tsc.adjust = value;
+        Ok(())
+    }
+
+    fn has_tsc_adjust(&self, origin: Origin) -> Result<(), MsrError> {
+        if origin == Origin::Guest && !self.arch.caps.has(features::TSC_ADJUST) {
+            return Err(MsrError::Unsupported);
+        }
+        Ok(())
+    }
+
+    /// KVM_SET_TSC_KHZ. The counter goes on from where it is. EINVAL if the host can't do it.
+    pub(crate) fn set_tsc_khz(&mut self, wanted: u64) -> Result {
+        let khz = checked_khz(wanted)?;
+        let now = self.guest_tsc();
+        self.arch.tsc.khz = khz;
+        self.arch.tsc.scale = scale(khz)?;
+        self.write_scale();
+        let offset = now.wrapping_sub(self.arch.tsc.scale.apply(msr::rdtsc()));
+        self.set_tsc_offset(offset);
+        Ok(())
+    }
+}
