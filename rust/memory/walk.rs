@@ -27,15 +27,20 @@ use rkvm_core::{
         WalkRoot, //
     },
     regs::rflags,
-    vmx::fields::*,
-    vmx::Vmcs, //
+    vmx::{
+        fields::*,
+        Vmcs, //
+    }, //
 };
 
 use super::{
     access::Swapped,
     slots::Slots, //
 };
-use crate::vcpu::Running;
+use crate::{
+    sys::uabi::kvm_translation,
+    vcpu::Running, //
+};
 
 /// Guest memory during a walk: the slots, held by SRCU.
 struct Tables<'a>(&'a Slots);
@@ -113,6 +118,18 @@ impl Running<'_> {
     /// As [`Self::translate`], if that is possible by reading alone.
     pub(crate) fn probe(&mut self, gva: Gva, access: GuestAccess) -> Option<Translation> {
         self.with_paging(|paging, memory, root, state| paging.probe(memory, root, state, gva, access))
+    }
+
+    /// KVM_TRANSLATE, answered as C KVM does: rights are not told, only whether there is a translation.
+    pub(crate) fn translate_for_user(&mut self, t: &mut kvm_translation) {
+        let gpa = self
+            .translate(Gva(t.linear_address), GuestAccess::SUPERVISOR_READ)
+            .ok()
+            .map(|t| t.gpa.0);
+        t.physical_address = gpa.unwrap_or(u64::MAX);
+        t.valid = gpa.is_some().into();
+        t.writeable = 1;
+        t.usermode = 0;
     }
 
     fn with_paging<R>(

@@ -98,6 +98,11 @@ impl Running<'_> {
                 let sregs = arg.read_boxed()?;
                 self.set_sregs(&sregs).map(|()| 0)
             }
+            nr::KVM_TRANSLATE => {
+                let mut t = arg.read()?;
+                self.translate_for_user(&mut t);
+                arg.write(&t).map(|()| 0)
+            }
             nr::KVM_SET_CPUID2 => {
                 let head: kvm_cpuid2 = arg.read()?;
                 if head.nent as usize > rkvm_core::cpuid::MAX_ENTRIES {

@@ -4,7 +4,7 @@
 
 use super::reason::*;
 use super::Status;
-use super::Status::{Excluded, Planned};
+use super::Status::{Done, Excluded, Planned};
 
 /// What an ioctl is called on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,12 +60,12 @@ ioctls! {
     System KVM_HAS_DEVICE_ATTR = 0x4018_aee3, Planned;
     Vm KVM_CHECK_EXTENSION = 0x0000_ae03, Planned;
     Vm KVM_CREATE_VCPU = 0x0000_ae41, Planned;
-    Vm KVM_GET_DIRTY_LOG = 0x4010_ae42, Planned;
-    Vm KVM_SET_NR_MMU_PAGES = 0x0000_ae44, Planned;
-    Vm KVM_SET_USER_MEMORY_REGION = 0x4020_ae46, Planned;
-    Vm KVM_SET_TSS_ADDR = 0x0000_ae47, Planned;
-    Vm KVM_SET_IDENTITY_MAP_ADDR = 0x4008_ae48, Planned;
-    Vm KVM_SET_USER_MEMORY_REGION2 = 0x40a0_ae49, Planned;
+    Vm KVM_GET_DIRTY_LOG = 0x4010_ae42, Done;
+    Vm KVM_SET_NR_MMU_PAGES = 0x0000_ae44, Done;
+    Vm KVM_SET_USER_MEMORY_REGION = 0x4020_ae46, Done;
+    Vm KVM_SET_TSS_ADDR = 0x0000_ae47, Done;
+    Vm KVM_SET_IDENTITY_MAP_ADDR = 0x4008_ae48, Done;
+    Vm KVM_SET_USER_MEMORY_REGION2 = 0x40a0_ae49, Done;
     Vm KVM_CREATE_IRQCHIP = 0x0000_ae60, Planned;
     Vm KVM_IRQ_LINE = 0x4008_ae61, Planned;
     Vm KVM_GET_IRQCHIP = 0xc208_ae62, Planned;
@@ -111,7 +111,7 @@ ioctls! {
     Vcpu KVM_SET_REGS = 0x4090_ae82, Planned;
     Vcpu KVM_GET_SREGS = 0x8138_ae83, Planned;
     Vcpu KVM_SET_SREGS = 0x4138_ae84, Planned;
-    Vcpu KVM_TRANSLATE = 0xc018_ae85, Planned;
+    Vcpu KVM_TRANSLATE = 0xc018_ae85, Done;
     Vcpu KVM_INTERRUPT = 0x4004_ae86, Planned;
     Vcpu KVM_GET_MSRS = 0xc008_ae88, Planned;
     Vcpu KVM_SET_MSRS = 0x4008_ae89, Planned;
