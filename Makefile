@@ -17,7 +17,7 @@ endif
 
 VM ?= bochs
 V ?= 0
-export VM V FLAVOUR RKVM_CACHE
+export VM V FLAVOUR RKVM_CACHE KDIR
 
 .DEFAULT_GOAL := modules
 .PHONY: setup modules modules_install clean help rust-analyzer docs host images run check gates test host-test bench fuzz

@@ -43,6 +43,8 @@ pub enum Backend {
     Qemu,
     /// QEMU without VMX, for what must fail there.
     Tcg,
+    /// No machine: this host itself, which has to be run by root.
+    None,
 }
 
 /// How the machine is to be.
@@ -97,11 +99,22 @@ impl Machine {
         let mut command = match config.backend {
             Backend::Bochs => bochs(config, vmlinux, initramfs, folder)?,
             Backend::Qemu | Backend::Tcg => qemu(config, vmlinux, initramfs, folder)?,
+            Backend::None => host(initramfs, folder)?,
         };
+        if config.backend == Backend::None {
+            // There is no emulator, and so no port: what programs say comes straight from them.
+            command.stdout(
+                OpenOptions::new()
+                    .write(true)
+                    .open(folder.join("data.pipe"))?,
+            );
+        }
         let log = File::create(folder.join("emulator.out"))?;
+        if config.backend != Backend::None {
+            command.stdout(log.try_clone()?);
+        }
         let child = command
             .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
             .with_context(|| format!("{:?} does not start", command.get_program()))?;
@@ -339,5 +352,43 @@ fn qemu(config: &Config, vmlinux: &Path, initramfs: &[&[u8]], folder: &Path) -> 
             .arg("-serial")
             .arg(format!("file:{}/{name}.pipe", folder.display()));
     }
+    Ok(command)
+}
+
+/// Unpacks the files of a machine and runs its first process in them, on this host.
+fn host(initramfs: &[&[u8]], folder: &Path) -> Result<Command> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "VM=none loads modules: run it as root"
+    );
+    let root = folder.join("root");
+    fs::create_dir(&root)?;
+    for part in initramfs {
+        let mut child = Command::new("cpio")
+            .args([
+                "--extract",
+                "--make-directories",
+                "--quiet",
+                "--unconditional",
+            ])
+            .current_dir(&root)
+            .stdin(Stdio::piped())
+            .spawn()
+            .context("cpio does not start")?;
+        let mut stdin = child.stdin.take().context("no pipe to cpio")?;
+        stdin.write_all(part)?;
+        drop(stdin);
+        ensure!(child.wait()?.success(), "cpio failed");
+    }
+    // The mounts are seen by these processes only and go with them.
+    // In the environment's folder, / is no mount and its mounts are private already.
+    let script = "mount --make-rprivate / 2>/dev/null
+                  for d in dev proc sys; do mount --rbind /$d \"$0/$d\" || exit; done
+                  mount -t tmpfs tmpfs \"$0/tmp\" || exit
+                  exec chroot \"$0\" /init --host";
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "--propagation", "unchanged", "sh", "-c", script])
+        .arg(&root);
     Ok(command)
 }

@@ -83,12 +83,20 @@ struct Init {
 }
 
 fn main() {
+    let ticks = ticks();
+    if std::env::args().nth(1).as_deref() == Some("--host") {
+        // No machine: the harness has unpacked the files and changed into them.
+        if let Err(e) = Init::on_host().and_then(|mut init| init.run(ticks)) {
+            eprintln!("rkvm-init: {e:#}");
+            std::process::exit(1);
+        }
+        return;
+    }
     if std::process::id() != 1 {
         eprintln!("rkvm-init is the first process of a test machine; it does nothing elsewhere");
         std::process::exit(1);
     }
-    let ticks = ticks();
-    if let Err(e) = Init::new().and_then(|mut init| init.run(ticks)) {
+    if let Err(e) = Init::in_machine().and_then(|mut init| init.run(ticks)) {
         println!("rkvm-init: {e:#}");
     }
     // The data port may still be sending.
@@ -102,7 +110,13 @@ fn main() {
 }
 
 impl Init {
-    fn new() -> Result<Init> {
+    /// Reports on the standard output.
+    fn on_host() -> Result<Init> {
+        Init::new(File::from(std::io::stdout().as_fd().try_clone_to_owned()?))
+    }
+
+    /// Mounts what programs expect and reports on the second serial port.
+    fn in_machine() -> Result<Init> {
         for (kind, at) in [
             ("devtmpfs", "/dev"),
             ("proc", "/proc"),
@@ -128,6 +142,10 @@ impl Init {
             .args(stty)
             .status()
             .context("running stty")?;
+        Init::new(data)
+    }
+
+    fn new(data: File) -> Result<Init> {
         let mut kmsg = OpenOptions::new()
             .read(true)
             .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
