@@ -2,6 +2,40 @@
 
 //! The behaviour tests, one subject a file, and the table they are run from.
 
+mod bad_input;
+mod capabilities;
+mod coalesced_mmio;
+mod cpuid;
+mod exceptions;
+mod hlt;
+mod hypercall;
+mod injection;
+mod ioeventfd;
+mod irqfd;
+mod lapic_timer;
+mod lifecycle;
+mod memslot_readonly;
+mod memslot_running;
+mod memslots;
+mod mmio;
+mod mode_long;
+mod mode_pae;
+mod mode_protected;
+mod mode_real;
+mod mode_switch;
+mod msi;
+mod msr;
+mod notifier;
+mod pio;
+mod pio_string;
+mod pit;
+mod signals;
+mod smp;
+mod state_cpu;
+mod state_vm;
+mod stats;
+mod two_vms;
+
 use crate::device::Device;
 use crate::tap::Tap;
 use crate::Outcome;
@@ -18,8 +52,6 @@ pub struct Test {
 
 macro_rules! tests {
     ($($name:ident: $about:literal,)*) => {
-        $(mod $name;)*
-
         /// All tests, in the order they are run.
         pub const ALL: &[Test] = &[$(Test { name: stringify!($name), about: $about, run: $name::run },)*];
     };

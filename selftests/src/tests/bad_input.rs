@@ -21,7 +21,10 @@ const BAD: [u64; 2] = [8, 0xffff_8000_0000_0000];
 /// ioctls that read or write memory, by the descriptor they belong to.
 const DEVICE: &[(&str, u64)] = &[
     ("KVM_GET_MSR_INDEX_LIST", KVM_GET_MSR_INDEX_LIST),
-    ("KVM_GET_MSR_FEATURE_INDEX_LIST", KVM_GET_MSR_FEATURE_INDEX_LIST),
+    (
+        "KVM_GET_MSR_FEATURE_INDEX_LIST",
+        KVM_GET_MSR_FEATURE_INDEX_LIST,
+    ),
     ("KVM_GET_SUPPORTED_CPUID", KVM_GET_SUPPORTED_CPUID),
     ("KVM_GET_EMULATED_CPUID", KVM_GET_EMULATED_CPUID),
     ("KVM_GET_MSRS", KVM_GET_MSRS),
@@ -42,7 +45,10 @@ const VM: &[(&str, u64)] = &[
     ("KVM_SET_GSI_ROUTING", KVM_SET_GSI_ROUTING),
     ("KVM_SIGNAL_MSI", KVM_SIGNAL_MSI),
     ("KVM_REGISTER_COALESCED_MMIO", KVM_REGISTER_COALESCED_MMIO),
-    ("KVM_UNREGISTER_COALESCED_MMIO", KVM_UNREGISTER_COALESCED_MMIO),
+    (
+        "KVM_UNREGISTER_COALESCED_MMIO",
+        KVM_UNREGISTER_COALESCED_MMIO,
+    ),
     ("KVM_ENABLE_CAP", KVM_ENABLE_CAP),
 ];
 const VCPU: &[(&str, u64)] = &[
@@ -95,14 +101,27 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         a.hlt()
     });
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
-    t.eq("after all of this the guest runs", vcpu.run()?, Exit::out8(0x80, 9));
+    t.eq(
+        "after all of this the guest runs",
+        vcpu.run()?,
+        Exit::out8(0x80, 9),
+    );
     Ok(())
 }
 
 fn unknown(t: &mut Tap, kind: &str, fd: RawFd) {
     // Another type of ioctl, numbers KVM does not have, a known one with another size.
-    for request in [0x5401, io(0xfe), iow::<[u8; 64]>(0xfd), iow::<[u8; 24]>(0x46)] {
-        no_such(t, &format!("ioctl {request:#x} on the {kind}"), ioctl(fd, request, 0));
+    for request in [
+        0x5401,
+        io(0xfe),
+        iow::<[u8; 64]>(0xfd),
+        iow::<[u8; 24]>(0x46),
+    ] {
+        no_such(
+            t,
+            &format!("ioctl {request:#x} on the {kind}"),
+            ioctl(fd, request, 0),
+        );
     }
 }
 
@@ -114,32 +133,80 @@ fn no_such(t: &mut Tap, what: &str, got: Result<i32, Errno>) {
 fn bad_pointers(t: &mut Tap, fd: RawFd, list: &[(&str, u64)]) {
     for (name, request) in list {
         for address in BAD {
-            t.errno(format!("{name} with the address {address:#x}"), ioctl(fd, *request, address), libc::EFAULT);
+            t.errno(
+                format!("{name} with the address {address:#x}"),
+                ioctl(fd, *request, address),
+                libc::EFAULT,
+            );
         }
     }
 }
 
 fn wrong_descriptor(t: &mut Tap, dev: &Device, vm: &Vm, vcpu: RawFd) {
     no_such(t, "KVM_RUN on the device", ioctl(dev.fd(), KVM_RUN, 0));
-    t.errno("KVM_RUN on the VM", ioctl(vm.raw(), KVM_RUN, 0), libc::ENOTTY);
-    t.errno("KVM_CREATE_VM on the VM", ioctl(vm.raw(), KVM_CREATE_VM, 0), libc::ENOTTY);
-    no_such(t, "KVM_CREATE_VCPU on the device", ioctl(dev.fd(), KVM_CREATE_VCPU, 0));
-    no_such(t, "KVM_CREATE_VCPU on the vCPU", ioctl(vcpu, KVM_CREATE_VCPU, 1));
-    t.errno("KVM_GET_API_VERSION on the VM", ioctl(vm.raw(), KVM_GET_API_VERSION, 0), libc::ENOTTY);
-    t.errno("KVM_RUN with an argument", ioctl(vcpu, KVM_RUN, 1), libc::EINVAL);
+    t.errno(
+        "KVM_RUN on the VM",
+        ioctl(vm.raw(), KVM_RUN, 0),
+        libc::ENOTTY,
+    );
+    t.errno(
+        "KVM_CREATE_VM on the VM",
+        ioctl(vm.raw(), KVM_CREATE_VM, 0),
+        libc::ENOTTY,
+    );
+    no_such(
+        t,
+        "KVM_CREATE_VCPU on the device",
+        ioctl(dev.fd(), KVM_CREATE_VCPU, 0),
+    );
+    no_such(
+        t,
+        "KVM_CREATE_VCPU on the vCPU",
+        ioctl(vcpu, KVM_CREATE_VCPU, 1),
+    );
+    t.errno(
+        "KVM_GET_API_VERSION on the VM",
+        ioctl(vm.raw(), KVM_GET_API_VERSION, 0),
+        libc::ENOTTY,
+    );
+    t.errno(
+        "KVM_RUN with an argument",
+        ioctl(vcpu, KVM_RUN, 1),
+        libc::EINVAL,
+    );
 }
 
 fn vcpu_ids(t: &mut Tap, dev: &Device, vm: &Vm) -> Outcome {
     let ids = dev.cap(KVM_CAP_MAX_VCPU_ID) as u64;
-    t.errno("vCPU 0 twice", ioctl(vm.raw(), KVM_CREATE_VCPU, 0), libc::EEXIST);
-    t.errno("a vCPU id beyond the last", ioctl(vm.raw(), KVM_CREATE_VCPU, ids), libc::EINVAL);
-    t.errno("a huge vCPU id", ioctl(vm.raw(), KVM_CREATE_VCPU, u64::from(u32::MAX)), libc::EINVAL);
+    t.errno(
+        "vCPU 0 twice",
+        ioctl(vm.raw(), KVM_CREATE_VCPU, 0),
+        libc::EEXIST,
+    );
+    t.errno(
+        "a vCPU id beyond the last",
+        ioctl(vm.raw(), KVM_CREATE_VCPU, ids),
+        libc::EINVAL,
+    );
+    t.errno(
+        "a huge vCPU id",
+        ioctl(vm.raw(), KVM_CREATE_VCPU, u64::from(u32::MAX)),
+        libc::EINVAL,
+    );
     Ok(())
 }
 
 fn capabilities(t: &mut Tap, vm: &Vm) {
-    let cap = |cap, flags| kvm_enable_cap { cap, flags, ..Default::default() };
-    t.errno("KVM_ENABLE_CAP of none", ioctl_with(vm.raw(), KVM_ENABLE_CAP, &cap(0xffff, 0)), libc::EINVAL);
+    let cap = |cap, flags| kvm_enable_cap {
+        cap,
+        flags,
+        ..Default::default()
+    };
+    t.errno(
+        "KVM_ENABLE_CAP of none",
+        ioctl_with(vm.raw(), KVM_ENABLE_CAP, &cap(0xffff, 0)),
+        libc::EINVAL,
+    );
     t.errno(
         "KVM_ENABLE_CAP with flags",
         ioctl_with(vm.raw(), KVM_ENABLE_CAP, &cap(KVM_CAP_X86_DISABLE_EXITS, 1)),
@@ -147,7 +214,14 @@ fn capabilities(t: &mut Tap, vm: &Vm) {
     );
     t.errno(
         "KVM_CREATE_DEVICE of none",
-        ioctl_mut(vm.raw(), KVM_CREATE_DEVICE, &mut kvm_create_device { type_: 0x7777, ..Default::default() }),
+        ioctl_mut(
+            vm.raw(),
+            KVM_CREATE_DEVICE,
+            &mut kvm_create_device {
+                type_: 0x7777,
+                ..Default::default()
+            },
+        ),
         libc::ENODEV,
     );
 }
@@ -156,9 +230,21 @@ fn wrong_state(t: &mut Tap, dev: &Device) -> Outcome {
     let bare = Vm::new(dev)?;
     let vcpu = bare.vcpu(0)?;
     let mut lapic = kvm_lapic_state::default();
-    t.errno("KVM_GET_LAPIC without one", ioctl_mut(vcpu.raw(), KVM_GET_LAPIC, &mut lapic), libc::EINVAL);
-    t.errno("KVM_SET_LAPIC without one", ioctl_with(vcpu.raw(), KVM_SET_LAPIC, &lapic), libc::EINVAL);
-    t.errno("KVM_SET_TSS_ADDR beyond 4 GiB", ioctl(bare.raw(), KVM_SET_TSS_ADDR, 0xffff_f000), libc::EINVAL);
+    t.errno(
+        "KVM_GET_LAPIC without one",
+        ioctl_mut(vcpu.raw(), KVM_GET_LAPIC, &mut lapic),
+        libc::EINVAL,
+    );
+    t.errno(
+        "KVM_SET_LAPIC without one",
+        ioctl_with(vcpu.raw(), KVM_SET_LAPIC, &lapic),
+        libc::EINVAL,
+    );
+    t.errno(
+        "KVM_SET_TSS_ADDR beyond 4 GiB",
+        ioctl(bare.raw(), KVM_SET_TSS_ADDR, 0xffff_f000),
+        libc::EINVAL,
+    );
     t.errno(
         "KVM_SET_IDENTITY_MAP_ADDR behind the first vCPU",
         ioctl_with(bare.raw(), KVM_SET_IDENTITY_MAP_ADDR, &0xfffb_c000u64),
@@ -166,10 +252,21 @@ fn wrong_state(t: &mut Tap, dev: &Device) -> Outcome {
     );
     let chips = Vm::with_irqchip(dev)?;
     let with = chips.vcpu(0)?;
-    t.errno("KVM_INTERRUPT with an in-kernel APIC", with.interrupt(0x20), libc::ENXIO);
+    t.errno(
+        "KVM_INTERRUPT with an in-kernel APIC",
+        with.interrupt(0x20),
+        libc::ENXIO,
+    );
     t.errno(
         "KVM_GET_DIRTY_LOG of a slot that is not there",
-        ioctl_with(bare.raw(), KVM_GET_DIRTY_LOG, &kvm_dirty_log { slot: 3, ..Default::default() }),
+        ioctl_with(
+            bare.raw(),
+            KVM_GET_DIRTY_LOG,
+            &kvm_dirty_log {
+                slot: 3,
+                ..Default::default()
+            },
+        ),
         libc::ENOENT,
     );
     Ok(())

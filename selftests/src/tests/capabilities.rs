@@ -18,8 +18,14 @@ const REQUIRED: &[(&str, u32)] = &[
     ("EXT_CPUID", KVM_CAP_EXT_CPUID),
     ("MP_STATE", KVM_CAP_MP_STATE),
     ("COALESCED_MMIO", KVM_CAP_COALESCED_MMIO),
-    ("DESTROY_MEMORY_REGION_WORKS", KVM_CAP_DESTROY_MEMORY_REGION_WORKS),
-    ("JOIN_MEMORY_REGIONS_WORKS", KVM_CAP_JOIN_MEMORY_REGIONS_WORKS),
+    (
+        "DESTROY_MEMORY_REGION_WORKS",
+        KVM_CAP_DESTROY_MEMORY_REGION_WORKS,
+    ),
+    (
+        "JOIN_MEMORY_REGIONS_WORKS",
+        KVM_CAP_JOIN_MEMORY_REGIONS_WORKS,
+    ),
     ("IRQ_ROUTING", KVM_CAP_IRQ_ROUTING),
     ("IRQ_INJECT_STATUS", KVM_CAP_IRQ_INJECT_STATUS),
     ("IRQFD", KVM_CAP_IRQFD),
@@ -49,23 +55,45 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     t.eq("the API version is 12", dev.kvm.get_api_version(), 12);
 
     let size = dev.kvm.get_vcpu_mmap_size()?;
-    t.ok("kvm_run's mapping is whole pages", size > 0 && size % crate::PAGE == 0);
-    t.ok("it has room for kvm_run and the port data", size >= 2 * crate::PAGE);
+    t.ok(
+        "kvm_run's mapping is whole pages",
+        size > 0 && size % crate::PAGE == 0,
+    );
+    t.ok(
+        "it has room for kvm_run and the port data",
+        size >= 2 * crate::PAGE,
+    );
 
     let vm = Vm::new(dev)?;
     for (name, cap) in REQUIRED {
         t.ok(format!("KVM_CAP_{name} on the device"), dev.cap(*cap) > 0);
         t.ok(format!("KVM_CAP_{name} on a VM"), vm.cap(*cap) > 0);
     }
-    t.eq("an unknown capability is answered 0", dev.cap(0x7fff_0000), 0);
+    t.eq(
+        "an unknown capability is answered 0",
+        dev.cap(0x7fff_0000),
+        0,
+    );
 
-    let (nr, max, ids) =
-        (dev.cap(KVM_CAP_NR_VCPUS), dev.cap(KVM_CAP_MAX_VCPUS), dev.cap(KVM_CAP_MAX_VCPU_ID));
+    let (nr, max, ids) = (
+        dev.cap(KVM_CAP_NR_VCPUS),
+        dev.cap(KVM_CAP_MAX_VCPUS),
+        dev.cap(KVM_CAP_MAX_VCPU_ID),
+    );
     t.ok("there is a recommended number of vCPUs", nr >= 1);
-    t.ok("at least 2 vCPUs, and no fewer than recommended", max >= 2 && max >= nr);
+    t.ok(
+        "at least 2 vCPUs, and no fewer than recommended",
+        max >= 2 && max >= nr,
+    );
     t.ok("ids reach as far as vCPUs", ids >= max);
-    t.ok("NR_MEMSLOTS is at least 32", dev.cap(KVM_CAP_NR_MEMSLOTS) >= 32);
-    t.ok("COALESCED_MMIO tells the ring's page", dev.cap(KVM_CAP_COALESCED_MMIO) >= 1);
+    t.ok(
+        "NR_MEMSLOTS is at least 32",
+        dev.cap(KVM_CAP_NR_MEMSLOTS) >= 32,
+    );
+    t.ok(
+        "COALESCED_MMIO tells the ring's page",
+        dev.cap(KVM_CAP_COALESCED_MMIO) >= 1,
+    );
     t.ok(
         "IOEVENTFD and IRQFD stay the same when asked twice",
         dev.cap(KVM_CAP_IRQFD) == vm.cap(KVM_CAP_IRQFD),
@@ -81,6 +109,10 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         sys::ioctl(dev.fd(), sys::KVM_GET_VCPU_MMAP_SIZE, 1),
         libc::EINVAL,
     );
-    t.errno("KVM_CREATE_VM refuses an unknown type", sys::ioctl(dev.fd(), sys::KVM_CREATE_VM, 77), libc::EINVAL);
+    t.errno(
+        "KVM_CREATE_VM refuses an unknown type",
+        sys::ioctl(dev.fd(), sys::KVM_CREATE_VM, 77),
+        libc::EINVAL,
+    );
     Ok(())
 }

@@ -30,25 +30,50 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     });
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
     vcpu.fd.map_coalesced_mmio_ring()?;
-    vm.fd.register_coalesced_mmio(IoEventAddress::Mmio(DEVICE), 0x200)?;
+    vm.fd
+        .register_coalesced_mmio(IoEventAddress::Mmio(DEVICE), 0x200)?;
     t.eq(
         "the write that leaves the zone is the first exit",
         vcpu.run()?,
         Exit::mmio_write(DEVICE + 0x1fe, &[0x33; 4]),
     );
     let first = vcpu.fd.coalesced_mmio_read()?.unwrap_or_default();
-    t.eq("the first entry of the ring", (first.phys_addr, first.len), (DEVICE + 0x10, 4));
+    t.eq(
+        "the first entry of the ring",
+        (first.phys_addr, first.len),
+        (DEVICE + 0x10, 4),
+    );
     t.eq("its data", first.data[..4].to_vec(), vec![0x11; 4]);
     let second = vcpu.fd.coalesced_mmio_read()?.unwrap_or_default();
-    t.eq("the second", (second.phys_addr, second.len, second.data[0]), (DEVICE + 0x1ff, 1, 0x22));
-    t.eq("the ring is empty then", vcpu.fd.coalesced_mmio_read()?.is_none(), true);
-    t.eq("reads are not coalesced", vcpu.run()?, Exit::MmioRead { gpa: DEVICE + 0x10, len: 4 });
+    t.eq(
+        "the second",
+        (second.phys_addr, second.len, second.data[0]),
+        (DEVICE + 0x1ff, 1, 0x22),
+    );
+    t.eq(
+        "the ring is empty then",
+        vcpu.fd.coalesced_mmio_read()?.is_none(),
+        true,
+    );
+    t.eq(
+        "reads are not coalesced",
+        vcpu.run()?,
+        Exit::MmioRead {
+            gpa: DEVICE + 0x10,
+            len: 4,
+        },
+    );
     vcpu.reply(&[0; 4]);
     t.eq("HLT", vcpu.run()?, Exit::Hlt);
 
-    vm.fd.unregister_coalesced_mmio(IoEventAddress::Mmio(DEVICE), 0x200)?;
+    vm.fd
+        .unregister_coalesced_mmio(IoEventAddress::Mmio(DEVICE), 0x200)?;
     setup::enter(&vcpu, Mode::Long, setup::CODE, setup::STACK)?;
-    t.eq("without the zone every write is an exit", vcpu.run()?, Exit::mmio_write(DEVICE + 0x10, &[0x11; 4]));
+    t.eq(
+        "without the zone every write is an exit",
+        vcpu.run()?,
+        Exit::mmio_write(DEVICE + 0x10, &[0x11; 4]),
+    );
 
     full(t, dev)?;
     ports(t, dev)?;
@@ -79,13 +104,16 @@ fn full(t: &mut Tap, dev: &Device) -> Outcome {
     });
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
     vcpu.fd.map_coalesced_mmio_ring()?;
-    vm.fd.register_coalesced_mmio(IoEventAddress::Mmio(DEVICE), 4)?;
+    vm.fd
+        .register_coalesced_mmio(IoEventAddress::Mmio(DEVICE), 4)?;
     let mut got = Vec::new();
     let mut exits = 0;
     loop {
         let exit = vcpu.run()?;
         while let Some(e) = vcpu.fd.coalesced_mmio_read()? {
-            got.push(u32::from_le_bytes([e.data[0], e.data[1], e.data[2], e.data[3]]));
+            got.push(u32::from_le_bytes([
+                e.data[0], e.data[1], e.data[2], e.data[3],
+            ]));
         }
         match exit {
             Exit::MmioWrite { data, .. } => {
@@ -98,7 +126,11 @@ fn full(t: &mut Tap, dev: &Device) -> Outcome {
             }
         }
     }
-    t.eq("every write arrived, in order", got, (0..WRITES as u32).collect::<Vec<_>>());
+    t.eq(
+        "every write arrived, in order",
+        got,
+        (0..WRITES as u32).collect::<Vec<_>>(),
+    );
     t.ok("with far fewer exits than writes", exits > 0 && exits < 20);
     Ok(())
 }
@@ -118,10 +150,15 @@ fn ports(t: &mut Tap, dev: &Device) -> Outcome {
     });
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
     vcpu.fd.map_coalesced_mmio_ring()?;
-    vm.fd.register_coalesced_mmio(IoEventAddress::Pio(0x50), 1)?;
+    vm.fd
+        .register_coalesced_mmio(IoEventAddress::Pio(0x50), 1)?;
     t.eq("a coalesced port makes no exit", vcpu.run()?, Exit::Hlt);
     let e = vcpu.fd.coalesced_mmio_read()?.unwrap_or_default();
-    t.eq("it is in the ring", (e.phys_addr, e.len, e.data[0]), (0x50, 1, 0x77));
+    t.eq(
+        "it is in the ring",
+        (e.phys_addr, e.len, e.data[0]),
+        (0x50, 1, 0x77),
+    );
     // SAFETY: the ring's entry was filled in by the kernel; every value is a number.
     t.eq("marked as a port", unsafe { e.__bindgen_anon_1.pio }, 1);
     Ok(())

@@ -23,7 +23,10 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
 }
 
 fn leaf(list: &CpuId, function: u32, index: u32) -> Option<kvm_cpuid_entry2> {
-    list.as_slice().iter().find(|e| e.function == function && e.index == index).copied()
+    list.as_slice()
+        .iter()
+        .find(|e| e.function == function && e.index == index)
+        .copied()
 }
 
 fn supported(t: &mut Tap, dev: &Device) -> Outcome {
@@ -33,24 +36,44 @@ fn supported(t: &mut Tap, dev: &Device) -> Outcome {
         return Ok(());
     };
     t.ok("leaf 0 reaches at least to 0xd", first.eax >= 0xd);
-    t.ok("the last leaf it tells of is there", list.as_slice().iter().any(|e| e.function == first.eax));
+    t.ok(
+        "the last leaf it tells of is there",
+        list.as_slice().iter().any(|e| e.function == first.eax),
+    );
     let one = leaf(&list, 1, 0).unwrap_or_default();
     t.ok("leaf 1: FPU, TSC, MSR, APIC, CX8", one.edx & 0x331 == 0x331);
-    t.ok("leaf 1: x2APIC and the TSC deadline timer or its capability", one.ecx & (1 << 21) != 0);
+    t.ok(
+        "leaf 1: x2APIC and the TSC deadline timer or its capability",
+        one.ecx & (1 << 21) != 0,
+    );
     let kvm = leaf(&list, 0x4000_0000, 0).unwrap_or_default();
     let mut name = Vec::new();
     for word in [kvm.ebx, kvm.ecx, kvm.edx] {
         name.extend(word.to_le_bytes());
     }
-    t.eq("the KVM signature", String::from_utf8_lossy(&name).into_owned(), "KVMKVMKVM\0\0\0");
+    t.eq(
+        "the KVM signature",
+        String::from_utf8_lossy(&name).into_owned(),
+        "KVMKVMKVM\0\0\0",
+    );
     t.ok("the KVM feature leaf is in reach", kvm.eax >= 0x4000_0001);
     let features = leaf(&list, 0x4000_0001, 0).unwrap_or_default();
-    t.ok("kvmclock by the new MSRs is offered", features.eax & (1 << 3) != 0);
+    t.ok(
+        "kvmclock by the new MSRs is offered",
+        features.eax & (1 << 3) != 0,
+    );
     let ext = leaf(&list, 0x8000_0000, 0).unwrap_or_default();
     t.ok("extended leaves reach 0x80000008", ext.eax >= 0x8000_0008);
     let sizes = leaf(&list, 0x8000_0008, 0).unwrap_or_default();
-    t.ok("the guest has at least 36 physical address bits", sizes.eax & 0xff >= 36);
-    let mut keys: Vec<(u32, u32)> = list.as_slice().iter().map(|e| (e.function, e.index)).collect();
+    t.ok(
+        "the guest has at least 36 physical address bits",
+        sizes.eax & 0xff >= 36,
+    );
+    let mut keys: Vec<(u32, u32)> = list
+        .as_slice()
+        .iter()
+        .map(|e| (e.function, e.index))
+        .collect();
     let all = keys.len();
     keys.sort_unstable();
     keys.dedup();
@@ -93,9 +116,24 @@ fn guest(t: &mut Tap, dev: &Device) -> Outcome {
     };
     let mut list = vm.cpuid().as_slice().to_vec();
     list.retain(|e| e.function != 2 && e.function >> 16 != 0x4000);
-    list.push(own(0x4000_0000, 0, 0, [0x4000_0005, 0x1111, 0x2222, 0x3333]));
-    list.push(own(0x4000_0005, 0, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, [1, 2, 3, 4]));
-    list.push(own(0x4000_0005, 7, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, [5, 6, 7, 8]));
+    list.push(own(
+        0x4000_0000,
+        0,
+        0,
+        [0x4000_0005, 0x1111, 0x2222, 0x3333],
+    ));
+    list.push(own(
+        0x4000_0005,
+        0,
+        KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+        [1, 2, 3, 4],
+    ));
+    list.push(own(
+        0x4000_0005,
+        7,
+        KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+        [5, 6, 7, 8],
+    ));
     let set = CpuId::from_entries(&list).map_err(|e| format!("{e:?}"))?;
     vcpu.fd.set_cpuid2(&set)?;
     let code = asm64(|a| {
@@ -103,17 +141,41 @@ fn guest(t: &mut Tap, dev: &Device) -> Outcome {
         a.hlt()
     });
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
-    t.eq("a leaf of our own", ask(&mut vcpu, 0x4000_0000, 0)?, [0x4000_0005, 0x1111, 0x2222, 0x3333]);
+    t.eq(
+        "a leaf of our own",
+        ask(&mut vcpu, 0x4000_0000, 0)?,
+        [0x4000_0005, 0x1111, 0x2222, 0x3333],
+    );
     t.eq("index 0", ask(&mut vcpu, 0x4000_0005, 0)?, [1, 2, 3, 4]);
     t.eq("index 7", ask(&mut vcpu, 0x4000_0005, 7)?, [5, 6, 7, 8]);
-    t.eq("an index that was not set", ask(&mut vcpu, 0x4000_0005, 1)?, [0; 4]);
-    t.eq("an index does not matter where it is not significant", ask(&mut vcpu, 0x4000_0000, 9)?[1], 0x1111);
+    t.eq(
+        "an index that was not set",
+        ask(&mut vcpu, 0x4000_0005, 1)?,
+        [0; 4],
+    );
+    t.eq(
+        "an index does not matter where it is not significant",
+        ask(&mut vcpu, 0x4000_0000, 9)?[1],
+        0x1111,
+    );
     let zero = leaf(&set, 0, 0).unwrap_or_default();
-    t.eq("leaf 0", ask(&mut vcpu, 0, 0)?, [zero.eax, zero.ebx, zero.ecx, zero.edx]);
+    t.eq(
+        "leaf 0",
+        ask(&mut vcpu, 0, 0)?,
+        [zero.eax, zero.ebx, zero.ecx, zero.edx],
+    );
 
     let back = vcpu.fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES)?;
-    t.eq("KVM_GET_CPUID2 has as many leaves", back.as_slice().len(), list.len());
-    t.eq("and our own among them", leaf(&back, 0x4000_0005, 7).map(|e| e.ecx), Some(7));
+    t.eq(
+        "KVM_GET_CPUID2 has as many leaves",
+        back.as_slice().len(),
+        list.len(),
+    );
+    t.eq(
+        "and our own among them",
+        leaf(&back, 0x4000_0005, 7).map(|e| e.ecx),
+        Some(7),
+    );
     Ok(())
 }
 
@@ -148,7 +210,11 @@ fn follows_cr4(t: &mut Tap, dev: &Device) -> Outcome {
         match vcpu.run()? {
             Exit::Out { data, .. } => {
                 let ecx_value = u32::from_le_bytes([data[0], data[1], data[2], data[3]]);
-                t.eq(format!("OSXSAVE is {}", want != 0), ecx_value & OSXSAVE, want)
+                t.eq(
+                    format!("OSXSAVE is {}", want != 0),
+                    ecx_value & OSXSAVE,
+                    want,
+                )
             }
             other => t.eq("CPUID.1", other, Exit::Hlt),
         };
@@ -163,7 +229,11 @@ fn bad_input(t: &mut Tap, dev: &Device) -> Outcome {
         padding: u32,
         entries: [kvm_cpuid_entry2; 2],
     }
-    let list = |nent| List { nent, padding: 0, entries: Default::default() };
+    let list = |nent| List {
+        nent,
+        padding: 0,
+        entries: Default::default(),
+    };
     t.errno(
         "KVM_GET_SUPPORTED_CPUID with too little room",
         sys::ioctl_mut(dev.fd(), sys::KVM_GET_SUPPORTED_CPUID, &mut list(1)),

@@ -26,22 +26,34 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     let mut vcpu = vm.vcpu(0)?;
     prepare(&vcpu, &ram)?;
 
-    let case = &mut Case { t, vcpu: &mut vcpu, ram: &ram };
+    let case = &mut Case {
+        t,
+        vcpu: &mut vcpu,
+        ram: &ram,
+    };
     case.check("#UD of UD2", 6, None, 0, |a| a.ud2())?;
     case.check("#DE of a division by zero", 0, None, 2, |a| {
         a.xor(ecx, ecx)?;
         a.div(ecx)
     })?;
-    case.check("#BP of INT3 saves the RIP behind it", 3, None, 1, |a| a.int3())?;
+    case.check("#BP of INT3 saves the RIP behind it", 3, None, 1, |a| {
+        a.int3()
+    })?;
     case.check("a software interrupt", 0x50, None, 2, |a| a.int(0x50))?;
     case.check("#GP(0) of a non-canonical address", 13, Some(0), 10, |a| {
         a.mov(rbx, 0x8000_0000_0000_0000u64)?;
         a.mov(al, byte_ptr(rbx))
     })?;
-    case.check("#GP(selector) of a segment beyond the GDT", 13, Some(0x58), 5, |a| {
-        a.mov(eax, 0x58)?;
-        a.mov(ds, eax)
-    })?;
+    case.check(
+        "#GP(selector) of a segment beyond the GDT",
+        13,
+        Some(0x58),
+        5,
+        |a| {
+            a.mov(eax, 0x58)?;
+            a.mov(ds, eax)
+        },
+    )?;
     case.check("#GP(0) of a reserved bit of CR4", 13, Some(0), 10, |a| {
         a.mov(rax, 1u64 << 63)?;
         a.mov(cr4, rax)
@@ -52,10 +64,16 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     })?;
     let s = case.vcpu.fd.get_sregs()?;
     case.t.eq("and CR2 is the address", s.cr2, ABSENT + 0x21);
-    case.check("#PF of a write to a read-only page (CR0.WP)", 14, Some(3), 10, |a| {
-        a.mov(rbx, READ_ONLY)?;
-        a.mov(byte_ptr(rbx), al)
-    })?;
+    case.check(
+        "#PF of a write to a read-only page (CR0.WP)",
+        14,
+        Some(3),
+        10,
+        |a| {
+            a.mov(rbx, READ_ONLY)?;
+            a.mov(byte_ptr(rbx), al)
+        },
+    )?;
     let r = case.vcpu.fd.get_sregs()?;
     case.t.eq("and CR2 is that address", r.cr2, READ_ONLY);
     case.check("#NM with CR0.TS set", 7, None, 10, |a| {
@@ -107,15 +125,35 @@ impl Case<'_> {
     ) -> Outcome {
         self.ram.write(CODE, &asm64(code));
         setup::enter(self.vcpu, Mode::Long, CODE, STACK)?;
-        self.t.eq(format!("{what}: the vector"), self.vcpu.run()?, Exit::out8(VECTOR_PORT, vector));
+        self.t.eq(
+            format!("{what}: the vector"),
+            self.vcpu.run()?,
+            Exit::out8(VECTOR_PORT, vector),
+        );
         let mut frame = self.vcpu.regs()?.rsp;
         if let Some(error) = error {
-            self.t.eq(format!("{what}: the error code"), self.ram.get64(frame), error);
+            self.t.eq(
+                format!("{what}: the error code"),
+                self.ram.get64(frame),
+                error,
+            );
             frame += 8;
         }
-        self.t.eq(format!("{what}: the saved RIP"), self.ram.get64(frame), CODE + at);
-        self.t.eq(format!("{what}: the saved CS"), self.ram.get64(frame + 8), u64::from(setup::CS));
-        self.t.eq(format!("{what}: the saved RSP"), self.ram.get64(frame + 24), STACK);
+        self.t.eq(
+            format!("{what}: the saved RIP"),
+            self.ram.get64(frame),
+            CODE + at,
+        );
+        self.t.eq(
+            format!("{what}: the saved CS"),
+            self.ram.get64(frame + 8),
+            u64::from(setup::CS),
+        );
+        self.t.eq(
+            format!("{what}: the saved RSP"),
+            self.ram.get64(frame + 24),
+            STACK,
+        );
         Ok(())
     }
 }
@@ -132,11 +170,19 @@ fn double_fault(t: &mut Tap, vcpu: &mut Vcpu, ram: &Ram) -> Outcome {
     // Not present.
     ram.set64(gate, saved & !(1 << 47));
     setup::enter(vcpu, Mode::Long, CODE, STACK)?;
-    t.eq("#PF without a gate is #DF", vcpu.run()?, Exit::out8(VECTOR_PORT, 8));
+    t.eq(
+        "#PF without a gate is #DF",
+        vcpu.run()?,
+        Exit::out8(VECTOR_PORT, 8),
+    );
     t.eq("whose error code is 0", ram.get64(vcpu.regs()?.rsp), 0);
     vcpu.with_sregs(|s| s.idt.limit = 0)?;
     vcpu.with_regs(|r| (r.rip, r.rsp) = (CODE, STACK))?;
-    t.eq("without any IDT it is a triple fault", vcpu.run()?, Exit::Shutdown);
+    t.eq(
+        "without any IDT it is a triple fault",
+        vcpu.run()?,
+        Exit::Shutdown,
+    );
     ram.set64(gate, saved);
     Ok(())
 }
@@ -148,7 +194,10 @@ fn resume(t: &mut Tap, vcpu: &mut Vcpu, ram: &Ram) -> Outcome {
         repair,
         &assemble(64, repair, |a| {
             a.push(rax)?;
-            a.mov(qword_ptr(SMALL_PAGES + 8), i32::try_from(DATA + 0x1003).unwrap_or(0))?;
+            a.mov(
+                qword_ptr(SMALL_PAGES + 8),
+                i32::try_from(DATA + 0x1003).unwrap_or(0),
+            )?;
             a.mov(al, 14)?;
             a.out(i32::from(VECTOR_PORT), al)?;
             a.pop(rax)?;
@@ -167,7 +216,11 @@ fn resume(t: &mut Tap, vcpu: &mut Vcpu, ram: &Ram) -> Outcome {
     ram.set32(DATA + 0x1000, 0x00ab_cdef);
     setup::enter(vcpu, Mode::Long, CODE, STACK)?;
     t.eq("the handler runs", vcpu.run()?, Exit::out8(VECTOR_PORT, 14));
-    t.eq("the load is executed again", vcpu.run()?, Exit::out32(0x41, 0x00ab_cdef));
+    t.eq(
+        "the load is executed again",
+        vcpu.run()?,
+        Exit::out32(0x41, 0x00ab_cdef),
+    );
     t.eq("the stack is as before", vcpu.regs()?.rsp, STACK);
     Ok(())
 }

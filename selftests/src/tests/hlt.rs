@@ -39,8 +39,16 @@ fn user_space(t: &mut Tap, dev: &Device) -> Outcome {
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
     t.eq("HLT is an exit", vcpu.run()?, Exit::Hlt);
     t.eq("RIP is behind it", vcpu.regs()?.rip, CODE + 1);
-    t.eq("the vCPU stays runnable", vcpu.fd.get_mp_state()?.mp_state, KVM_MP_STATE_RUNNABLE);
-    t.eq("the next run goes on behind it", vcpu.run()?, Exit::out8(DONE_PORT as u16, 1));
+    t.eq(
+        "the vCPU stays runnable",
+        vcpu.fd.get_mp_state()?.mp_state,
+        KVM_MP_STATE_RUNNABLE,
+    );
+    t.eq(
+        "the next run goes on behind it",
+        vcpu.run()?,
+        Exit::out8(DONE_PORT as u16, 1),
+    );
     t.eq("HLT again", vcpu.run()?, Exit::Hlt);
     Ok(())
 }
@@ -88,25 +96,49 @@ fn in_kernel(t: &mut Tap, dev: &Device) -> Outcome {
     ram.write(NMI_HANDLER, &assemble(64, NMI_HANDLER, |a| a.iretq()));
     setup::gate(&ram, Mode::Long, VECTOR, HANDLER);
     setup::gate(&ram, Mode::Long, 2, NMI_HANDLER);
-    let msi = kvm_msi { address_lo: MSI_ADDRESS, data: u32::from(VECTOR), ..Default::default() };
+    let msi = kvm_msi {
+        address_lo: MSI_ADDRESS,
+        data: u32::from(VECTOR),
+        ..Default::default()
+    };
 
-    t.eq("the guest starts", vcpu.run()?, Exit::out8(DONE_PORT as u16, 1));
+    t.eq(
+        "the guest starts",
+        vcpu.run()?,
+        Exit::out8(DONE_PORT as u16, 1),
+    );
     vm.fd.signal_msi(msi)?;
-    t.eq("an interrupt that waits ends HLT at once", vcpu.run()?, Exit::out8(DONE_PORT as u16, 2));
+    t.eq(
+        "an interrupt that waits ends HLT at once",
+        vcpu.run()?,
+        Exit::out8(DONE_PORT as u16, 2),
+    );
 
     // The vCPU thread may get to its HLT before or after the interrupt comes.
     let vcpu = thread::scope(|s| -> Outcome<_> {
         let runner = s.spawn(move || (vcpu.run(), vcpu));
         vm.fd.signal_msi(msi)?;
         let (exit, vcpu) = runner.join().map_err(|_| "the vCPU thread panicked")?;
-        t.eq("an interrupt from another thread ends HLT", exit?, Exit::out8(DONE_PORT as u16, 3));
+        t.eq(
+            "an interrupt from another thread ends HLT",
+            exit?,
+            Exit::out8(DONE_PORT as u16, 3),
+        );
         Ok(vcpu)
     })?;
     signals::catch()?;
     let (result, mut vcpu) = signals::interrupt_until_done(vcpu)?;
     t.errno("a signal ends the sleep", result, libc::EINTR);
-    t.eq("the vCPU is halted", vcpu.fd.get_mp_state()?.mp_state, KVM_MP_STATE_HALTED);
+    t.eq(
+        "the vCPU is halted",
+        vcpu.fd.get_mp_state()?.mp_state,
+        KVM_MP_STATE_HALTED,
+    );
     sys::ioctl(vcpu.raw(), sys::KVM_NMI, 0)?;
-    t.eq("an NMI ends HLT", vcpu.run()?, Exit::out8(DONE_PORT as u16, 4));
+    t.eq(
+        "an NMI ends HLT",
+        vcpu.run()?,
+        Exit::out8(DONE_PORT as u16, 4),
+    );
     Ok(())
 }

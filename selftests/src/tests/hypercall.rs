@@ -45,30 +45,51 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     });
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
     let before = vm.fd.get_clock()?.clock;
-    t.eq("the guest sets up its clock", vcpu.run()?, Exit::out8(0x40, DATA as u8));
+    t.eq(
+        "the guest sets up its clock",
+        vcpu.run()?,
+        Exit::out8(0x40, DATA as u8),
+    );
     let r = vcpu.regs()?;
     t.eq("an unknown hypercall is ENOSYS", r.r8, ENOSYS);
     t.eq("a known one is done", r.r9, 0);
     vcpu.run()?;
     let after = vm.fd.get_clock()?.clock;
     let tsc = vcpu.regs()?.rax;
-    t.eq("the MSR reads back", vcpu.msr(SYSTEM_TIME_NEW)?, Some(DATA | 1));
+    t.eq(
+        "the MSR reads back",
+        vcpu.msr(SYSTEM_TIME_NEW)?,
+        Some(DATA | 1),
+    );
     // struct pvclock_vcpu_time_info.
     let version = ram.get32(DATA);
-    t.ok("the version is even and not 0", version != 0 && version % 2 == 0);
+    t.ok(
+        "the version is even and not 0",
+        version != 0 && version % 2 == 0,
+    );
     let stamp = ram.get64(DATA + 8);
     let time = ram.get64(DATA + 16);
     let mul = u64::from(ram.get32(DATA + 24));
     let shift = ram.read(DATA + 28, 1)[0] as i8;
     t.ok("there is a multiplier", mul != 0);
     let delta = tsc.wrapping_sub(stamp);
-    let scaled = if shift >= 0 { delta << shift } else { delta >> -shift };
+    let scaled = if shift >= 0 {
+        delta << shift
+    } else {
+        delta >> -shift
+    };
     let now = time + ((u128::from(scaled) * u128::from(mul)) >> 32) as u64;
-    t.ok("the guest's time lies between two KVM_GET_CLOCK", before <= now && now <= after);
+    t.ok(
+        "the guest's time lies between two KVM_GET_CLOCK",
+        before <= now && now <= after,
+    );
     if !(before <= now && now <= after) {
         t.diag(format!("{before} <= {now} <= {after}"));
     }
     let wall = ram.get32(DATA + 0x100);
-    t.ok("the wall clock's version is even and not 0", wall != 0 && wall % 2 == 0);
+    t.ok(
+        "the wall clock's version is even and not 0",
+        wall != 0 && wall % 2 == 0,
+    );
     Ok(())
 }

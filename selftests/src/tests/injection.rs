@@ -72,15 +72,39 @@ fn exceptions(t: &mut Tap, vcpu: &mut Vcpu, ram: &Ram) -> Outcome {
     restart(vcpu)?;
     inject(vcpu, 6, None)?;
     let e = vcpu.fd.get_vcpu_events()?;
-    t.eq("an injected exception reads back", (e.exception.injected, e.exception.nr), (1, 6));
-    t.eq("#UD is delivered before the first instruction", vcpu.run()?, Exit::out8(VECTOR_PORT, 6));
-    t.eq("its frame has the first instruction", ram.get64(vcpu.regs()?.rsp + 8), CODE);
-    t.eq("it is not injected again", vcpu.fd.get_vcpu_events()?.exception.injected, 0);
-    t.eq("IRET goes on with the program", vcpu.run()?, Exit::out8(MAIN_PORT, 0));
+    t.eq(
+        "an injected exception reads back",
+        (e.exception.injected, e.exception.nr),
+        (1, 6),
+    );
+    t.eq(
+        "#UD is delivered before the first instruction",
+        vcpu.run()?,
+        Exit::out8(VECTOR_PORT, 6),
+    );
+    t.eq(
+        "its frame has the first instruction",
+        ram.get64(vcpu.regs()?.rsp + 8),
+        CODE,
+    );
+    t.eq(
+        "it is not injected again",
+        vcpu.fd.get_vcpu_events()?.exception.injected,
+        0,
+    );
+    t.eq(
+        "IRET goes on with the program",
+        vcpu.run()?,
+        Exit::out8(MAIN_PORT, 0),
+    );
     restart(vcpu)?;
     inject(vcpu, 13, Some(0x1234))?;
     t.eq("#GP is delivered", vcpu.run()?, Exit::out8(VECTOR_PORT, 13));
-    t.eq("with its error code", ram.get64(vcpu.regs()?.rsp + 8), 0x1234);
+    t.eq(
+        "with its error code",
+        ram.get64(vcpu.regs()?.rsp + 8),
+        0x1234,
+    );
     Ok(())
 }
 
@@ -94,8 +118,16 @@ fn nmi(t: &mut Tap, vcpu: &mut Vcpu) -> Outcome {
     e.flags = KVM_VCPUEVENT_VALID_NMI_PENDING;
     vcpu.fd.set_vcpu_events(&e)?;
     sys::ioctl(vcpu.raw(), sys::KVM_NMI, 0)?;
-    t.eq("KVM_NMI is delivered with interrupts off", vcpu.run()?, Exit::out8(VECTOR_PORT, 2));
-    t.eq("NMIs are masked in the handler", vcpu.fd.get_vcpu_events()?.nmi.masked, 1);
+    t.eq(
+        "KVM_NMI is delivered with interrupts off",
+        vcpu.run()?,
+        Exit::out8(VECTOR_PORT, 2),
+    );
+    t.eq(
+        "NMIs are masked in the handler",
+        vcpu.fd.get_vcpu_events()?.nmi.masked,
+        1,
+    );
     sys::ioctl(vcpu.raw(), sys::KVM_NMI, 0)?;
     let mut seen = Vec::new();
     for _ in 0..2 {
@@ -103,14 +135,21 @@ fn nmi(t: &mut Tap, vcpu: &mut Vcpu) -> Outcome {
     }
     t.ok(
         "a second one comes after IRET, once",
-        seen.iter().filter(|e| **e == Exit::out8(VECTOR_PORT, 2)).count() == 1,
+        seen.iter()
+            .filter(|e| **e == Exit::out8(VECTOR_PORT, 2))
+            .count()
+            == 1,
     );
     let mut rest = 0;
     while vcpu.run()? == Exit::out8(MAIN_PORT, 0) {
         rest += 1;
     }
     t.ok("the program goes on to its end", rest >= 2);
-    t.eq("NMIs are unmasked again", vcpu.fd.get_vcpu_events()?.nmi.masked, 0);
+    t.eq(
+        "NMIs are unmasked again",
+        vcpu.fd.get_vcpu_events()?.nmi.masked,
+        0,
+    );
     Ok(())
 }
 
@@ -118,39 +157,77 @@ fn nmi(t: &mut Tap, vcpu: &mut Vcpu) -> Outcome {
 fn interrupt(t: &mut Tap, vcpu: &mut Vcpu) -> Outcome {
     restart(vcpu)?;
     t.eq("the program starts", vcpu.run()?, Exit::out8(MAIN_PORT, 0));
-    t.eq("with IF clear no interrupt can be injected", vcpu.shared().ready_for_interrupt_injection, 0);
+    t.eq(
+        "with IF clear no interrupt can be injected",
+        vcpu.shared().ready_for_interrupt_injection,
+        0,
+    );
     t.eq("and if_flag says so", vcpu.shared().if_flag, 0);
     vcpu.shared().request_interrupt_window = 1;
     t.eq("the program goes on", vcpu.run()?, Exit::out8(MAIN_PORT, 0));
     t.eq("the window opens behind STI", vcpu.run()?, Exit::IrqWindow);
-    t.eq("now one can be injected", vcpu.shared().ready_for_interrupt_injection, 1);
+    t.eq(
+        "now one can be injected",
+        vcpu.shared().ready_for_interrupt_injection,
+        1,
+    );
     t.eq("and if_flag says so", vcpu.shared().if_flag, 1);
-    t.ok("RFLAGS.IF is set", vcpu.regs()?.rflags & INTERRUPT_FLAG != 0);
+    t.ok(
+        "RFLAGS.IF is set",
+        vcpu.regs()?.rflags & INTERRUPT_FLAG != 0,
+    );
     vcpu.shared().request_interrupt_window = 0;
     vcpu.interrupt(u32::from(VECTOR))?;
-    t.eq("the interrupt is taken", vcpu.run()?, Exit::out8(VECTOR_PORT, VECTOR));
+    t.eq(
+        "the interrupt is taken",
+        vcpu.run()?,
+        Exit::out8(VECTOR_PORT, VECTOR),
+    );
     t.eq("the handler returns", vcpu.run()?, Exit::out8(MAIN_PORT, 0));
     t.eq("HLT", vcpu.run()?, Exit::Hlt);
     t.eq("HLT exits with IF as it is", vcpu.shared().if_flag, 1);
     vcpu.interrupt(u32::from(VECTOR))?;
-    t.eq("an interrupt at the HLT", vcpu.run()?, Exit::out8(VECTOR_PORT, VECTOR));
+    t.eq(
+        "an interrupt at the HLT",
+        vcpu.run()?,
+        Exit::out8(VECTOR_PORT, VECTOR),
+    );
     Ok(())
 }
 
 fn refused(t: &mut Tap, vcpu: &Vcpu) -> Outcome {
-    t.errno("KVM_INTERRUPT of vector 256", vcpu.interrupt(256), libc::EINVAL);
+    t.errno(
+        "KVM_INTERRUPT of vector 256",
+        vcpu.interrupt(256),
+        libc::EINVAL,
+    );
     let good = vcpu.fd.get_vcpu_events()?;
     let mut bad = good;
     bad.flags = 0x8000_0000;
-    t.errno("KVM_SET_VCPU_EVENTS with an unknown flag", vcpu.fd.set_vcpu_events(&bad), libc::EINVAL);
+    t.errno(
+        "KVM_SET_VCPU_EVENTS with an unknown flag",
+        vcpu.fd.set_vcpu_events(&bad),
+        libc::EINVAL,
+    );
     let mut bad = good;
     bad.exception.injected = 1;
     bad.exception.nr = 32;
-    t.errno("an exception above 31", vcpu.fd.set_vcpu_events(&bad), libc::EINVAL);
+    t.errno(
+        "an exception above 31",
+        vcpu.fd.set_vcpu_events(&bad),
+        libc::EINVAL,
+    );
     let mut bad = good;
     bad.exception.injected = 1;
     bad.exception.nr = 2;
-    t.errno("NMI as an exception", vcpu.fd.set_vcpu_events(&bad), libc::EINVAL);
-    t.success("the old events are still good", vcpu.fd.set_vcpu_events(&good));
+    t.errno(
+        "NMI as an exception",
+        vcpu.fd.set_vcpu_events(&bad),
+        libc::EINVAL,
+    );
+    t.success(
+        "the old events are still good",
+        vcpu.fd.set_vcpu_events(&good),
+    );
     Ok(())
 }

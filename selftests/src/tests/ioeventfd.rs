@@ -56,8 +56,20 @@ fn ports(t: &mut Tap, dev: &Device) -> Outcome {
     let byte = add(&vm, PORT, 1, PIO, 0)?;
     let word = add(&vm, PORT + 1, 2, PIO, 0)?;
     let seven = add(&vm, PORT + 2, 1, PIO | MATCH, 7)?;
-    t.eq("a value that does not match comes to user space", vcpu.run()?, Exit::out8(PORT as u16 + 2, 8));
-    t.eq("an IN does too", vcpu.run()?, Exit::In { port: PORT as u16 + 2, size: 1, count: 1 });
+    t.eq(
+        "a value that does not match comes to user space",
+        vcpu.run()?,
+        Exit::out8(PORT as u16 + 2, 8),
+    );
+    t.eq(
+        "an IN does too",
+        vcpu.run()?,
+        Exit::In {
+            port: PORT as u16 + 2,
+            size: 1,
+            count: 1,
+        },
+    );
     vcpu.reply(&[0]);
     t.eq("nothing else did", vcpu.run()?, Exit::out8(END, 0));
     t.eq("two writes were counted", drain(&byte), 2);
@@ -66,10 +78,22 @@ fn ports(t: &mut Tap, dev: &Device) -> Outcome {
 
     vm.ioeventfd(byte.as_raw_fd(), PORT, 1, PIO | DEASSIGN, 0)?;
     setup::enter(&vcpu, Mode::Long, setup::CODE, setup::STACK)?;
-    t.eq("taken away: the write comes to user space", vcpu.run()?, Exit::out8(PORT as u16, 7));
+    t.eq(
+        "taken away: the write comes to user space",
+        vcpu.run()?,
+        Exit::out8(PORT as u16, 7),
+    );
     t.eq("and is not counted", drain(&byte), 0);
-    t.eq("the second as well", vcpu.run()?, Exit::out8(PORT as u16, 7));
-    t.eq("the others stay", vcpu.run()?, Exit::out8(PORT as u16 + 2, 8));
+    t.eq(
+        "the second as well",
+        vcpu.run()?,
+        Exit::out8(PORT as u16, 7),
+    );
+    t.eq(
+        "the others stay",
+        vcpu.run()?,
+        Exit::out8(PORT as u16 + 2, 8),
+    );
     t.eq("and count", (drain(&word), drain(&seven)), (1, 1));
     Ok(())
 }
@@ -104,12 +128,28 @@ fn memory(t: &mut Tap, dev: &Device) -> Outcome {
     let any = add(&vm, DEVICE + 0x20, 0, 0, 0)?;
     let one = add(&vm, DEVICE + 0x28, 4, MATCH, 1)?;
     let two = add(&vm, DEVICE + 0x28, 4, MATCH, 2)?;
-    t.eq("another size comes to user space", vcpu.run()?, Exit::mmio_write(DEVICE, &[0x88, 0x77]));
-    t.eq("a value nobody asked for, too", vcpu.run()?, Exit::mmio_write(DEVICE + 0x28, &[3, 0, 0, 0]));
+    t.eq(
+        "another size comes to user space",
+        vcpu.run()?,
+        Exit::mmio_write(DEVICE, &[0x88, 0x77]),
+    );
+    t.eq(
+        "a value nobody asked for, too",
+        vcpu.run()?,
+        Exit::mmio_write(DEVICE + 0x28, &[3, 0, 0, 0]),
+    );
     t.eq("nothing else does", vcpu.run()?, Exit::out8(END, 0));
-    t.eq("1, 2, 4 and 8 bytes are counted", sizes.iter().map(drain).collect::<Vec<_>>(), vec![1; 4]);
+    t.eq(
+        "1, 2, 4 and 8 bytes are counted",
+        sizes.iter().map(drain).collect::<Vec<_>>(),
+        vec![1; 4],
+    );
     t.eq("length 0 counts writes of any size", drain(&any), 2);
-    t.eq("two values at one address", (drain(&one), drain(&two)), (1, 1));
+    t.eq(
+        "two values at one address",
+        (drain(&one), drain(&two)),
+        (1, 1),
+    );
     Ok(())
 }
 
@@ -119,21 +159,79 @@ fn refused(t: &mut Tap, dev: &Device) -> Outcome {
     let other = eventfd()?;
     let (fd, second) = (event.as_raw_fd(), other.as_raw_fd());
     vm.ioeventfd(fd, DEVICE, 4, MATCH, 1)?;
-    t.errno("the same place and value twice", vm.ioeventfd(second, DEVICE, 4, MATCH, 1), libc::EEXIST);
-    t.errno("a wildcard over a value", vm.ioeventfd(second, DEVICE, 4, 0, 0), libc::EEXIST);
+    t.errno(
+        "the same place and value twice",
+        vm.ioeventfd(second, DEVICE, 4, MATCH, 1),
+        libc::EEXIST,
+    );
+    t.errno(
+        "a wildcard over a value",
+        vm.ioeventfd(second, DEVICE, 4, 0, 0),
+        libc::EEXIST,
+    );
     t.success("another value", vm.ioeventfd(second, DEVICE, 4, MATCH, 2));
-    t.success("a port of the same number", vm.ioeventfd(second, DEVICE & 0xffff, 4, PIO, 1));
-    t.errno("3 bytes", vm.ioeventfd(fd, DEVICE + 0x100, 3, 0, 0), libc::EINVAL);
-    t.errno("9 bytes", vm.ioeventfd(fd, DEVICE + 0x100, 9, 0, 0), libc::EINVAL);
-    t.errno("an unknown flag", vm.ioeventfd(fd, DEVICE + 0x100, 4, 1 << 20, 0), libc::EINVAL);
-    t.errno("a range that wraps", vm.ioeventfd(fd, u64::MAX - 1, 4, 0, 0), libc::EINVAL);
-    t.errno("datamatch with no length", vm.ioeventfd(fd, DEVICE + 0x100, 0, MATCH, 0), libc::EINVAL);
-    t.errno("a descriptor that is none", vm.ioeventfd(-1, DEVICE + 0x100, 4, 0, 0), libc::EBADF);
-    t.errno("one that is no eventfd", vm.ioeventfd(dev.fd(), DEVICE + 0x100, 4, 0, 0), libc::EINVAL);
-    t.errno("taking away what is not there", vm.ioeventfd(fd, DEVICE + 0x100, 4, DEASSIGN, 0), libc::ENOENT);
-    t.errno("taking away with another value", vm.ioeventfd(fd, DEVICE, 4, DEASSIGN | MATCH, 3), libc::ENOENT);
-    t.errno("taking away with another eventfd", vm.ioeventfd(second, DEVICE, 4, DEASSIGN | MATCH, 1), libc::ENOENT);
-    t.success("taking away", vm.ioeventfd(fd, DEVICE, 4, DEASSIGN | MATCH, 1));
-    t.errno("taking away twice", vm.ioeventfd(fd, DEVICE, 4, DEASSIGN | MATCH, 1), libc::ENOENT);
+    t.success(
+        "a port of the same number",
+        vm.ioeventfd(second, DEVICE & 0xffff, 4, PIO, 1),
+    );
+    t.errno(
+        "3 bytes",
+        vm.ioeventfd(fd, DEVICE + 0x100, 3, 0, 0),
+        libc::EINVAL,
+    );
+    t.errno(
+        "9 bytes",
+        vm.ioeventfd(fd, DEVICE + 0x100, 9, 0, 0),
+        libc::EINVAL,
+    );
+    t.errno(
+        "an unknown flag",
+        vm.ioeventfd(fd, DEVICE + 0x100, 4, 1 << 20, 0),
+        libc::EINVAL,
+    );
+    t.errno(
+        "a range that wraps",
+        vm.ioeventfd(fd, u64::MAX - 1, 4, 0, 0),
+        libc::EINVAL,
+    );
+    t.errno(
+        "datamatch with no length",
+        vm.ioeventfd(fd, DEVICE + 0x100, 0, MATCH, 0),
+        libc::EINVAL,
+    );
+    t.errno(
+        "a descriptor that is none",
+        vm.ioeventfd(-1, DEVICE + 0x100, 4, 0, 0),
+        libc::EBADF,
+    );
+    t.errno(
+        "one that is no eventfd",
+        vm.ioeventfd(dev.fd(), DEVICE + 0x100, 4, 0, 0),
+        libc::EINVAL,
+    );
+    t.errno(
+        "taking away what is not there",
+        vm.ioeventfd(fd, DEVICE + 0x100, 4, DEASSIGN, 0),
+        libc::ENOENT,
+    );
+    t.errno(
+        "taking away with another value",
+        vm.ioeventfd(fd, DEVICE, 4, DEASSIGN | MATCH, 3),
+        libc::ENOENT,
+    );
+    t.errno(
+        "taking away with another eventfd",
+        vm.ioeventfd(second, DEVICE, 4, DEASSIGN | MATCH, 1),
+        libc::ENOENT,
+    );
+    t.success(
+        "taking away",
+        vm.ioeventfd(fd, DEVICE, 4, DEASSIGN | MATCH, 1),
+    );
+    t.errno(
+        "taking away twice",
+        vm.ioeventfd(fd, DEVICE, 4, DEASSIGN | MATCH, 1),
+        libc::ENOENT,
+    );
     Ok(())
 }

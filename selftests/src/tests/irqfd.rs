@@ -75,8 +75,16 @@ fn edge(t: &mut Tap, dev: &Device) -> Outcome {
     t.eq("the guest waits", vcpu.run()?, Exit::out8(WAITING, 0));
     for round in 0..3 {
         event.write(1)?;
-        t.eq(format!("edge {round} is taken"), vcpu.run()?, Exit::out8(IN_HANDLER, VECTOR));
-        t.eq(format!("edge {round} is one interrupt"), vcpu.run()?, Exit::out8(WAITING, 0));
+        t.eq(
+            format!("edge {round} is taken"),
+            vcpu.run()?,
+            Exit::out8(IN_HANDLER, VECTOR),
+        );
+        t.eq(
+            format!("edge {round} is one interrupt"),
+            vcpu.run()?,
+            Exit::out8(WAITING, 0),
+        );
         t.eq(format!("edge {round} was consumed"), drain(&event), 0);
     }
     vm.fd.unregister_irqfd(&event, PIN)?;
@@ -84,7 +92,11 @@ fn edge(t: &mut Tap, dev: &Device) -> Outcome {
     // The line by hand: it has to be the only interrupt that comes.
     vm.irq_line(PIN, true)?;
     vm.irq_line(PIN, false)?;
-    t.eq("KVM_IRQ_LINE makes an edge", vcpu.run()?, Exit::out8(IN_HANDLER, VECTOR));
+    t.eq(
+        "KVM_IRQ_LINE makes an edge",
+        vcpu.run()?,
+        Exit::out8(IN_HANDLER, VECTOR),
+    );
     t.eq("one only", vcpu.run()?, Exit::out8(WAITING, 0));
     t.eq("a descriptor taken away is not read", drain(&event), 1);
 
@@ -99,7 +111,11 @@ fn edge(t: &mut Tap, dev: &Device) -> Outcome {
     vm.fd.unregister_irqfd(&event, PIN)?;
     event.write(1)?;
     vm.fd.register_irqfd(&event, PIN)?;
-    t.eq("what was written before counts", vcpu.run()?, Exit::out8(IN_HANDLER, VECTOR));
+    t.eq(
+        "what was written before counts",
+        vcpu.run()?,
+        Exit::out8(IN_HANDLER, VECTOR),
+    );
     Ok(())
 }
 
@@ -108,30 +124,60 @@ fn level(t: &mut Tap, dev: &Device) -> Outcome {
     let vm = Vm::with_irqchip(dev)?;
     let (mut vcpu, _ram) = guest(&vm, u32::from(VECTOR) | LEVEL)?;
     let (trigger, resample) = (eventfd()?, eventfd()?);
-    vm.fd.register_irqfd_with_resample(&trigger, &resample, PIN)?;
+    vm.fd
+        .register_irqfd_with_resample(&trigger, &resample, PIN)?;
     t.eq("the guest waits", vcpu.run()?, Exit::out8(WAITING, 0));
     for round in 0..2 {
         trigger.write(1)?;
-        t.eq(format!("level {round} is taken"), vcpu.run()?, Exit::out8(IN_HANDLER, VECTOR));
-        t.eq(format!("level {round}: no EOI, no resampling"), drain(&resample), 0);
-        t.eq(format!("level {round} falls with the EOI"), vcpu.run()?, Exit::out8(WAITING, 0));
-        t.eq(format!("level {round} is resampled once"), drain(&resample), 1);
+        t.eq(
+            format!("level {round} is taken"),
+            vcpu.run()?,
+            Exit::out8(IN_HANDLER, VECTOR),
+        );
+        t.eq(
+            format!("level {round}: no EOI, no resampling"),
+            drain(&resample),
+            0,
+        );
+        t.eq(
+            format!("level {round} falls with the EOI"),
+            vcpu.run()?,
+            Exit::out8(WAITING, 0),
+        );
+        t.eq(
+            format!("level {round} is resampled once"),
+            drain(&resample),
+            1,
+        );
     }
     // The device is still asserting: it writes again on resampling, and the interrupt comes again.
     trigger.write(1)?;
-    t.eq("asserted again", vcpu.run()?, Exit::out8(IN_HANDLER, VECTOR));
+    t.eq(
+        "asserted again",
+        vcpu.run()?,
+        Exit::out8(IN_HANDLER, VECTOR),
+    );
     trigger.write(1)?;
     let mut exits = vec![vcpu.run()?];
     if exits[0] == Exit::out8(WAITING, 0) && drain(&resample) == 1 {
         trigger.write(1)?;
         exits.push(vcpu.run()?);
     }
-    t.ok("a device that goes on asserting is heard again", exits.contains(&Exit::out8(IN_HANDLER, VECTOR)));
+    t.ok(
+        "a device that goes on asserting is heard again",
+        exits.contains(&Exit::out8(IN_HANDLER, VECTOR)),
+    );
     Ok(())
 }
 
 fn refused(t: &mut Tap, dev: &Device) -> Outcome {
-    let irqfd = |fd, gsi, flags, resamplefd| kvm_irqfd { fd, gsi, flags, resamplefd, ..Default::default() };
+    let irqfd = |fd, gsi, flags, resamplefd| kvm_irqfd {
+        fd,
+        gsi,
+        flags,
+        resamplefd,
+        ..Default::default()
+    };
     let event = eventfd()?;
     let fd = event.as_raw_fd() as u32;
     let bare = Vm::new(dev)?;
@@ -142,18 +188,44 @@ fn refused(t: &mut Tap, dev: &Device) -> Outcome {
     );
     let vm = Vm::with_irqchip(dev)?;
     let call = |arg: kvm_irqfd| sys::ioctl_with(vm.raw(), sys::KVM_IRQFD, &arg);
-    t.errno("a descriptor that is none", call(irqfd(u32::MAX, 1, 0, 0)), libc::EBADF);
-    t.errno("one that is no eventfd", call(irqfd(dev.fd() as u32, 1, 0, 0)), libc::EINVAL);
-    t.errno("an unknown flag", call(irqfd(fd, 1, 1 << 20, 0)), libc::EINVAL);
+    t.errno(
+        "a descriptor that is none",
+        call(irqfd(u32::MAX, 1, 0, 0)),
+        libc::EBADF,
+    );
+    t.errno(
+        "one that is no eventfd",
+        call(irqfd(dev.fd() as u32, 1, 0, 0)),
+        libc::EINVAL,
+    );
+    t.errno(
+        "an unknown flag",
+        call(irqfd(fd, 1, 1 << 20, 0)),
+        libc::EINVAL,
+    );
     t.errno(
         "resampling into a descriptor that is none",
         call(irqfd(fd, 1, KVM_IRQFD_FLAG_RESAMPLE, u32::MAX)),
         libc::EBADF,
     );
     t.success("an irqfd", call(irqfd(fd, 1, 0, 0)));
-    t.errno("the same eventfd again", call(irqfd(fd, 1, 0, 0)), libc::EBUSY);
-    t.errno("the same eventfd for another GSI", call(irqfd(fd, 2, 0, 0)), libc::EBUSY);
-    t.success("taking it away", call(irqfd(fd, 1, KVM_IRQFD_FLAG_DEASSIGN, 0)));
-    t.success("taking away what is not there is no error", call(irqfd(fd, 1, KVM_IRQFD_FLAG_DEASSIGN, 0)));
+    t.errno(
+        "the same eventfd again",
+        call(irqfd(fd, 1, 0, 0)),
+        libc::EBUSY,
+    );
+    t.errno(
+        "the same eventfd for another GSI",
+        call(irqfd(fd, 2, 0, 0)),
+        libc::EBUSY,
+    );
+    t.success(
+        "taking it away",
+        call(irqfd(fd, 1, KVM_IRQFD_FLAG_DEASSIGN, 0)),
+    );
+    t.success(
+        "taking away what is not there is no error",
+        call(irqfd(fd, 1, KVM_IRQFD_FLAG_DEASSIGN, 0)),
+    );
     Ok(())
 }

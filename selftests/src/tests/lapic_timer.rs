@@ -97,7 +97,10 @@ fn one_shot(t: &mut Tap, dev: &Device) -> Outcome {
     t.eq("no other interrupt came", r.r15, 1);
     t.eq("the current count is 0 after it fired", r.r14, 0);
     t.eq("the initial count stays readable", r.r13, 10_000);
-    t.ok("a running count goes down", r.r12 < 0x7fff_ffff && r.r11 < r.r12);
+    t.ok(
+        "a running count goes down",
+        r.r12 < 0x7fff_ffff && r.r11 < r.r12,
+    );
     t.eq("a stopped one reads 0", r.r10, 0);
     Ok(())
 }
@@ -114,7 +117,9 @@ fn periodic(t: &mut Tap, dev: &Device) -> Outcome {
         a.out(i32::from(DONE), al)
     })?;
     match vcpu.run()? {
-        Exit::Out { port: DONE, data, .. } => t.ok("three interrupts from one start", data[0] >= 3),
+        Exit::Out {
+            port: DONE, data, ..
+        } => t.ok("three interrupts from one start", data[0] >= 3),
         other => t.eq("three interrupts", other, Exit::out8(DONE, 3)),
     };
     t.eq("it can be stopped", vcpu.run()?, Exit::out8(DONE, 0));
@@ -140,10 +145,16 @@ fn masked(t: &mut Tap, dev: &Device) -> Outcome {
         a.mov(dword_ptr(rbx + INITIAL), 1000u32)?;
         wait(a, 1)
     })?;
-    t.eq("a masked timer runs down and makes no interrupt", vcpu.run()?, Exit::out8(DONE, 0));
+    t.eq(
+        "a masked timer runs down and makes no interrupt",
+        vcpu.run()?,
+        Exit::out8(DONE, 0),
+    );
     match vcpu.run()? {
         // The expiry of the first may still be on its way when the second is unmasked.
-        Exit::Out { port: DONE, data, .. } => t.ok("an unmasked one does", matches!(data[0], 1 | 2)),
+        Exit::Out {
+            port: DONE, data, ..
+        } => t.ok("an unmasked one does", matches!(data[0], 1 | 2)),
         other => t.eq("an unmasked one does", other, Exit::out8(DONE, 1)),
     };
     Ok(())

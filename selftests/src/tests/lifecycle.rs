@@ -35,16 +35,32 @@ fn orders(t: &mut Tap, dev: &Device) -> Outcome {
     let mut vcpu = vm.vcpu(0)?;
     setup::start(&vcpu, &ram, Mode::Long, &code())?;
     drop(own);
-    t.eq("the device closed first: the VM goes on", vcpu.run()?, Exit::out8(0x80, 3));
+    t.eq(
+        "the device closed first: the VM goes on",
+        vcpu.run()?,
+        Exit::out8(0x80, 3),
+    );
     drop(vm);
-    t.eq("the VM's descriptor closed: the vCPU goes on", vcpu.run()?, Exit::out8(0x80, 3));
+    t.eq(
+        "the VM's descriptor closed: the vCPU goes on",
+        vcpu.run()?,
+        Exit::out8(0x80, 3),
+    );
     drop(ram);
-    t.errno("its memory unmapped: KVM_RUN fails", vcpu.run(), libc::EFAULT);
+    t.errno(
+        "its memory unmapped: KVM_RUN fails",
+        vcpu.run(),
+        libc::EFAULT,
+    );
     drop(vcpu);
 
     let vm = Vm::new(dev)?;
     drop(vm.vcpu(0)?);
-    t.errno("a vCPU id stays taken when its descriptor is closed", vm.vcpu(0).map(drop), libc::EEXIST);
+    t.errno(
+        "a vCPU id stays taken when its descriptor is closed",
+        vm.vcpu(0).map(drop),
+        libc::EEXIST,
+    );
     t.success("another id is free", vm.vcpu(1).map(drop));
     Ok(())
 }
@@ -60,7 +76,11 @@ fn many(t: &mut Tap, dev: &Device) -> Outcome {
         let ram = vm.add_ram(0, 0, MIB)?;
         let event = eventfd()?;
         vm.fd.register_irqfd(&event, 5)?;
-        vm.fd.register_ioevent(&event, &kvm_ioctls::IoEventAddress::Pio(0x90), kvm_ioctls::NoDatamatch)?;
+        vm.fd.register_ioevent(
+            &event,
+            &kvm_ioctls::IoEventAddress::Pio(0x90),
+            kvm_ioctls::NoDatamatch,
+        )?;
         let mut vcpu = vm.vcpu(0)?;
         let other = vm.vcpu(1)?;
         setup::start(&vcpu, &ram, Mode::Long, &code())?;
@@ -77,7 +97,11 @@ fn many(t: &mut Tap, dev: &Device) -> Outcome {
     t.eq("twenty machines ran one after another", good, ROUNDS);
     t.eq("no descriptor is left", sys::open_files(), files);
     let maps = std::fs::read_to_string("/proc/self/maps")?;
-    t.eq("no mapping of a vCPU is left", maps.lines().filter(|l| l.contains("kvm-vcpu")).count(), 0);
+    t.eq(
+        "no mapping of a vCPU is left",
+        maps.lines().filter(|l| l.contains("kvm-vcpu")).count(),
+        0,
+    );
     Ok(())
 }
 
@@ -109,7 +133,11 @@ fn killed(t: &mut Tap, dev: &Device) -> Outcome {
             (ready, status)
         };
         t.eq(format!("child {round} ran its guest"), ready, 1);
-        t.eq(format!("child {round} was killed"), libc::WTERMSIG(status), libc::SIGKILL);
+        t.eq(
+            format!("child {round} was killed"),
+            libc::WTERMSIG(status),
+            libc::SIGKILL,
+        );
     }
     let vm = Vm::new(dev)?;
     let ram = vm.add_ram(0, 0, MIB)?;

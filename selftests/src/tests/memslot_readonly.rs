@@ -43,17 +43,41 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
             a.ret()
         }),
     );
-    t.eq("a read sees the memory", vcpu.run()?, Exit::out32(0x40, 0x0123_4567));
-    t.eq("a write comes to user space", vcpu.run()?, Exit::mmio_write(ROM + 0x1000, &[0x55; 4]));
-    t.eq("and changed nothing", vcpu.run()?, Exit::out32(0x41, 0x0123_4567));
-    t.eq("read-modify-write: the write", vcpu.run()?, Exit::mmio_write(ROM + 0x1004, &[0x10, 0, 0, 0]));
+    t.eq(
+        "a read sees the memory",
+        vcpu.run()?,
+        Exit::out32(0x40, 0x0123_4567),
+    );
+    t.eq(
+        "a write comes to user space",
+        vcpu.run()?,
+        Exit::mmio_write(ROM + 0x1000, &[0x55; 4]),
+    );
+    t.eq(
+        "and changed nothing",
+        vcpu.run()?,
+        Exit::out32(0x41, 0x0123_4567),
+    );
+    t.eq(
+        "read-modify-write: the write",
+        vcpu.run()?,
+        Exit::mmio_write(ROM + 0x1004, &[0x10, 0, 0, 0]),
+    );
     t.eq("code runs from it", vcpu.run()?, Exit::out8(0x42, 0x77));
     t.eq("and returns", vcpu.run()?, Exit::Hlt);
-    t.eq("user space finds the memory unchanged", (rom.get32(ROM + 0x1000), rom.get32(ROM + 0x1004)), (0x0123_4567, 0x0f));
+    t.eq(
+        "user space finds the memory unchanged",
+        (rom.get32(ROM + 0x1000), rom.get32(ROM + 0x1004)),
+        (0x0123_4567, 0x0f),
+    );
 
     // What user space writes, the guest reads.
     rom.set32(ROM + 0x1000, 0x7654_3210);
     setup::enter(&vcpu, Mode::Long, setup::CODE, setup::STACK)?;
-    t.eq("a change by user space is seen", vcpu.run()?, Exit::out32(0x40, 0x7654_3210));
+    t.eq(
+        "a change by user space is seen",
+        vcpu.run()?,
+        Exit::out32(0x40, 0x7654_3210),
+    );
     Ok(())
 }

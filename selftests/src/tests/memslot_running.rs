@@ -23,8 +23,15 @@ const STOP: u32 = 0x5705_7057;
 fn watch(mut vcpu: Vcpu, tell: &Sender<u32>) -> Outcome {
     loop {
         match vcpu.run()? {
-            Exit::MmioRead { gpa: WINDOW, len: 4 } => vcpu.reply(&EMPTY.to_le_bytes()),
-            Exit::Out { port: 0x40, size: 4, data } => {
+            Exit::MmioRead {
+                gpa: WINDOW,
+                len: 4,
+            } => vcpu.reply(&EMPTY.to_le_bytes()),
+            Exit::Out {
+                port: 0x40,
+                size: 4,
+                data,
+            } => {
                 let value = u32::from_le_bytes([data[0], data[1], data[2], data[3]]);
                 tell.send(value)?;
                 if value == STOP {
@@ -69,10 +76,20 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
             see(t, &seen, "the guest sees the first memory", 1)?;
             for round in 0..5u32 {
                 vm.delete_slot(1)?;
-                see(t, &seen, &format!("deleted under the guest, round {round}"), EMPTY)?;
+                see(
+                    t,
+                    &seen,
+                    &format!("deleted under the guest, round {round}"),
+                    EMPTY,
+                )?;
                 second.set32(WINDOW, 0x100 + round);
                 vm.set_slot(1, 0, WINDOW, PAGE as u64, second.hva())?;
-                see(t, &seen, &format!("replaced under the guest, round {round}"), 0x100 + round)?;
+                see(
+                    t,
+                    &seen,
+                    &format!("replaced under the guest, round {round}"),
+                    0x100 + round,
+                )?;
             }
             vm.set_slot(1, 0, WINDOW + MIB as u64, PAGE as u64, second.hva())?;
             see(t, &seen, "moved away under the guest", EMPTY)?;
@@ -93,7 +110,10 @@ fn steps_then_stop(steps: impl FnOnce() -> Outcome, vm: &Vm, memory: &Ram) -> Ou
     let result = steps();
     memory.set32(WINDOW, STOP);
     // Fails when the slot is there with other memory: then it is replaced.
-    if vm.set_slot(1, 0, WINDOW, PAGE as u64, memory.hva()).is_err() {
+    if vm
+        .set_slot(1, 0, WINDOW, PAGE as u64, memory.hva())
+        .is_err()
+    {
         vm.delete_slot(1)?;
         vm.set_slot(1, 0, WINDOW, PAGE as u64, memory.hva())?;
     }

@@ -28,30 +28,107 @@ fn refused(t: &mut Tap, dev: &Device) -> Outcome {
     let other = Ram::new(0, MIB)?;
     let (h, o) = (ram.hva(), other.hva());
     let slots = dev.cap(KVM_CAP_NR_MEMSLOTS) as u32;
-    t.errno("an overlap at the end", vm.set_slot(2, 0, 2 * MIB64 - P, P * 2, o), libc::EEXIST);
-    t.errno("an overlap inside", vm.set_slot(2, 0, MIB64 + P, P, o), libc::EEXIST);
-    t.errno("the same range twice", vm.set_slot(2, 0, MIB64, MIB64, o), libc::EEXIST);
+    t.errno(
+        "an overlap at the end",
+        vm.set_slot(2, 0, 2 * MIB64 - P, P * 2, o),
+        libc::EEXIST,
+    );
+    t.errno(
+        "an overlap inside",
+        vm.set_slot(2, 0, MIB64 + P, P, o),
+        libc::EEXIST,
+    );
+    t.errno(
+        "the same range twice",
+        vm.set_slot(2, 0, MIB64, MIB64, o),
+        libc::EEXIST,
+    );
     t.success("right behind", vm.set_slot(2, 0, 2 * MIB64, P, o));
     t.success("right before", vm.set_slot(3, 0, MIB64 - P, P, o));
-    t.success("the same slot again, unchanged", vm.set_slot(1, 0, MIB64, MIB64, h));
-    t.errno("another size for a slot in use", vm.set_slot(1, 0, MIB64, MIB64 / 2, h), libc::EINVAL);
-    t.errno("other memory for a slot in use", vm.set_slot(1, 0, MIB64, MIB64, o), libc::EINVAL);
-    t.errno("read-only for a slot in use", vm.set_slot(1, KVM_MEM_READONLY, MIB64, MIB64, h), libc::EINVAL);
-    t.errno("a size that is not whole pages", vm.set_slot(4, 0, 8 * MIB64, P + 1, o), libc::EINVAL);
-    t.errno("an address that is not at a page", vm.set_slot(4, 0, 8 * MIB64 + 1, P, o), libc::EINVAL);
-    t.errno("user memory that is not at a page", vm.set_slot(4, 0, 8 * MIB64, P, o + 1), libc::EINVAL);
-    t.errno("an unknown flag", vm.set_slot(4, 1 << 20, 8 * MIB64, P, o), libc::EINVAL);
-    t.errno("a slot beyond the last", vm.set_slot(slots, 0, 8 * MIB64, P, o), libc::EINVAL);
-    t.errno("an address space that is not there", vm.set_slot(9 << 16, 0, 8 * MIB64, P, o), libc::EINVAL);
-    t.errno("a range that wraps around", vm.set_slot(4, 0, u64::MAX - P + 1, 2 * P, o), libc::EINVAL);
-    t.errno("kernel addresses", vm.set_slot(4, 0, 8 * MIB64, P, 0xffff_8000_0000_0000), libc::EINVAL);
-    t.errno("deleting what is not there", vm.delete_slot(5), libc::EINVAL);
-    t.errno("a bad pointer", sys::ioctl(vm.raw(), sys::KVM_SET_USER_MEMORY_REGION, 8), libc::EFAULT);
-    t.success("the last slot there is", vm.set_slot(slots - 1, 0, 16 * MIB64, P, o));
+    t.success(
+        "the same slot again, unchanged",
+        vm.set_slot(1, 0, MIB64, MIB64, h),
+    );
+    t.errno(
+        "another size for a slot in use",
+        vm.set_slot(1, 0, MIB64, MIB64 / 2, h),
+        libc::EINVAL,
+    );
+    t.errno(
+        "other memory for a slot in use",
+        vm.set_slot(1, 0, MIB64, MIB64, o),
+        libc::EINVAL,
+    );
+    t.errno(
+        "read-only for a slot in use",
+        vm.set_slot(1, KVM_MEM_READONLY, MIB64, MIB64, h),
+        libc::EINVAL,
+    );
+    t.errno(
+        "a size that is not whole pages",
+        vm.set_slot(4, 0, 8 * MIB64, P + 1, o),
+        libc::EINVAL,
+    );
+    t.errno(
+        "an address that is not at a page",
+        vm.set_slot(4, 0, 8 * MIB64 + 1, P, o),
+        libc::EINVAL,
+    );
+    t.errno(
+        "user memory that is not at a page",
+        vm.set_slot(4, 0, 8 * MIB64, P, o + 1),
+        libc::EINVAL,
+    );
+    t.errno(
+        "an unknown flag",
+        vm.set_slot(4, 1 << 20, 8 * MIB64, P, o),
+        libc::EINVAL,
+    );
+    t.errno(
+        "a slot beyond the last",
+        vm.set_slot(slots, 0, 8 * MIB64, P, o),
+        libc::EINVAL,
+    );
+    t.errno(
+        "an address space that is not there",
+        vm.set_slot(9 << 16, 0, 8 * MIB64, P, o),
+        libc::EINVAL,
+    );
+    t.errno(
+        "a range that wraps around",
+        vm.set_slot(4, 0, u64::MAX - P + 1, 2 * P, o),
+        libc::EINVAL,
+    );
+    t.errno(
+        "kernel addresses",
+        vm.set_slot(4, 0, 8 * MIB64, P, 0xffff_8000_0000_0000),
+        libc::EINVAL,
+    );
+    t.errno(
+        "deleting what is not there",
+        vm.delete_slot(5),
+        libc::EINVAL,
+    );
+    t.errno(
+        "a bad pointer",
+        sys::ioctl(vm.raw(), sys::KVM_SET_USER_MEMORY_REGION, 8),
+        libc::EFAULT,
+    );
+    t.success(
+        "the last slot there is",
+        vm.set_slot(slots - 1, 0, 16 * MIB64, P, o),
+    );
     t.success("deleting", vm.delete_slot(2));
     t.errno("deleting twice", vm.delete_slot(2), libc::EINVAL);
-    t.success("the range is free again", vm.set_slot(6, 0, 2 * MIB64, MIB64, o));
-    t.errno("moving onto another", vm.set_slot(6, 0, MIB64, MIB64, o), libc::EEXIST);
+    t.success(
+        "the range is free again",
+        vm.set_slot(6, 0, 2 * MIB64, MIB64, o),
+    );
+    t.errno(
+        "moving onto another",
+        vm.set_slot(6, 0, MIB64, MIB64, o),
+        libc::EEXIST,
+    );
     t.success("moving elsewhere", vm.set_slot(6, 0, 4 * MIB64, MIB64, o));
     t.success("and slot 2 can be anew", vm.set_slot(2, 0, 2 * MIB64, P, o));
     let region = kvm_userspace_memory_region2 {
@@ -92,20 +169,44 @@ fn moved(t: &mut Tap, dev: &Device) -> Outcome {
     });
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
     window.set32(OLD, 0x1111_2222);
-    t.eq("the slot at its first address", vcpu.run()?, Exit::out32(0x40, 0x1111_2222));
-    t.eq("nothing at the second", vcpu.run()?, Exit::MmioRead { gpa: NEW, len: 4 });
+    t.eq(
+        "the slot at its first address",
+        vcpu.run()?,
+        Exit::out32(0x40, 0x1111_2222),
+    );
+    t.eq(
+        "nothing at the second",
+        vcpu.run()?,
+        Exit::MmioRead { gpa: NEW, len: 4 },
+    );
     vcpu.reply(&[0, 0, 0, 0]);
     t.eq("the answer", vcpu.run()?, Exit::out32(0x41, 0));
     vm.set_slot(1, 0, NEW, P, window.hva())?;
-    t.eq("moved: nothing at the first", vcpu.run()?, Exit::MmioRead { gpa: OLD, len: 4 });
+    t.eq(
+        "moved: nothing at the first",
+        vcpu.run()?,
+        Exit::MmioRead { gpa: OLD, len: 4 },
+    );
     vcpu.reply(&[9, 0, 0, 0]);
     t.eq("the answer", vcpu.run()?, Exit::out32(0x40, 9));
-    t.eq("the slot at its second address", vcpu.run()?, Exit::out32(0x41, 0x1111_2222));
+    t.eq(
+        "the slot at its second address",
+        vcpu.run()?,
+        Exit::out32(0x41, 0x1111_2222),
+    );
     vm.delete_slot(1)?;
-    t.eq("deleted: nothing at the first", vcpu.run()?, Exit::MmioRead { gpa: OLD, len: 4 });
+    t.eq(
+        "deleted: nothing at the first",
+        vcpu.run()?,
+        Exit::MmioRead { gpa: OLD, len: 4 },
+    );
     vcpu.reply(&[0; 4]);
     t.eq("the answer", vcpu.run()?, Exit::out32(0x40, 0));
-    t.eq("nor at the second", vcpu.run()?, Exit::MmioRead { gpa: NEW, len: 4 });
+    t.eq(
+        "nor at the second",
+        vcpu.run()?,
+        Exit::MmioRead { gpa: NEW, len: 4 },
+    );
     Ok(())
 }
 
@@ -140,7 +241,9 @@ fn many(t: &mut Tap, dev: &Device) -> Outcome {
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
     t.eq("the guest goes through 256 slots", vcpu.run()?, Exit::Hlt);
     t.eq("and reads each", vcpu.regs()?.rdx, want);
-    let wrong = (0..SLOTS).filter(|i| pages.get64(FIRST + (SLOTS - 1 - i) * P + 8) != SLOTS - i).count();
+    let wrong = (0..SLOTS)
+        .filter(|i| pages.get64(FIRST + (SLOTS - 1 - i) * P + 8) != SLOTS - i)
+        .count();
     t.eq("and writes each", wrong, 0);
     for i in (0..SLOTS).step_by(2) {
         vm.delete_slot(1 + i as u32)?;
@@ -156,12 +259,20 @@ fn many(t: &mut Tap, dev: &Device) -> Outcome {
             }
             Exit::MmioWrite { gpa, .. } if (gpa - FIRST) / P % 2 == 0 => writes += 1,
             other => {
-                t.eq("with every other one deleted the guest comes to its end", other, Exit::Hlt);
+                t.eq(
+                    "with every other one deleted the guest comes to its end",
+                    other,
+                    Exit::Hlt,
+                );
                 break;
             }
         }
     }
-    t.eq("each hole was read and written once", (holes, writes), (SLOTS / 2, SLOTS / 2));
+    t.eq(
+        "each hole was read and written once",
+        (holes, writes),
+        (SLOTS / 2, SLOTS / 2),
+    );
     let rest: u64 = (0..SLOTS).filter(|i| i % 2 == 1).map(|i| i * 3 + 1).sum();
     t.eq("the others are still there", vcpu.regs()?.rdx, rest);
     Ok(())

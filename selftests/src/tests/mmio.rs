@@ -26,7 +26,14 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
 }
 
 fn read(t: &mut Tap, vcpu: &mut Vcpu, what: &str, gpa: u64, answer: &[u8]) -> Outcome {
-    t.eq(what, vcpu.run()?, Exit::MmioRead { gpa, len: answer.len() as u32 });
+    t.eq(
+        what,
+        vcpu.run()?,
+        Exit::MmioRead {
+            gpa,
+            len: answer.len() as u32,
+        },
+    );
     vcpu.reply(answer);
     Ok(())
 }
@@ -46,16 +53,39 @@ fn writes(t: &mut Tap, vcpu: &mut Vcpu, ram: &Ram) -> Outcome {
     });
     setup::start(vcpu, ram, Mode::Long, &code)?;
     t.eq("8 bits", vcpu.run()?, Exit::mmio_write(DEVICE, &[0x11]));
-    t.eq("8 bits from AH", vcpu.run()?, Exit::mmio_write(DEVICE + 1, &[0x22]));
-    t.eq("16 bits", vcpu.run()?, Exit::mmio_write(DEVICE + 2, &[0x11, 0x22]));
-    t.eq("32 bits", vcpu.run()?, Exit::mmio_write(DEVICE + 4, &[0x11, 0x22, 0x33, 0x44]));
+    t.eq(
+        "8 bits from AH",
+        vcpu.run()?,
+        Exit::mmio_write(DEVICE + 1, &[0x22]),
+    );
+    t.eq(
+        "16 bits",
+        vcpu.run()?,
+        Exit::mmio_write(DEVICE + 2, &[0x11, 0x22]),
+    );
+    t.eq(
+        "32 bits",
+        vcpu.run()?,
+        Exit::mmio_write(DEVICE + 4, &[0x11, 0x22, 0x33, 0x44]),
+    );
     t.eq(
         "64 bits",
         vcpu.run()?,
-        Exit::mmio_write(DEVICE + 8, &[0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88]),
+        Exit::mmio_write(
+            DEVICE + 8,
+            &[0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88],
+        ),
     );
-    t.eq("an immediate", vcpu.run()?, Exit::mmio_write(DEVICE + 0x10, &[4, 3, 2, 1]));
-    t.eq("a sign-extended immediate", vcpu.run()?, Exit::mmio_write(DEVICE + 0x18, &(-2i64).to_le_bytes()));
+    t.eq(
+        "an immediate",
+        vcpu.run()?,
+        Exit::mmio_write(DEVICE + 0x10, &[4, 3, 2, 1]),
+    );
+    t.eq(
+        "a sign-extended immediate",
+        vcpu.run()?,
+        Exit::mmio_write(DEVICE + 0x18, &(-2i64).to_le_bytes()),
+    );
     t.eq("HLT", vcpu.run()?, Exit::Hlt);
     Ok(())
 }
@@ -113,12 +143,24 @@ fn modify(t: &mut Tap, vcpu: &mut Vcpu, ram: &Ram) -> Outcome {
     });
     setup::start(vcpu, ram, Mode::Long, &code)?;
     read(t, vcpu, "OR reads", DEVICE, &[1, 0, 0, 0])?;
-    t.eq("and writes", vcpu.run()?, Exit::mmio_write(DEVICE, &[1, 0x0f, 0, 0]));
+    t.eq(
+        "and writes",
+        vcpu.run()?,
+        Exit::mmio_write(DEVICE, &[1, 0x0f, 0, 0]),
+    );
     read(t, vcpu, "SUB reads", DEVICE + 4, &[0])?;
-    t.eq("and writes", vcpu.run()?, Exit::mmio_write(DEVICE + 4, &[0xff]));
+    t.eq(
+        "and writes",
+        vcpu.run()?,
+        Exit::mmio_write(DEVICE + 4, &[0xff]),
+    );
     read(t, vcpu, "CMP reads only", DEVICE + 8, &[0x34, 0x12])?;
     read(t, vcpu, "XCHG reads", DEVICE + 0xc, &[7, 0, 0, 0])?;
-    t.eq("and writes", vcpu.run()?, Exit::mmio_write(DEVICE + 0xc, &[0x55, 0, 0, 0]));
+    t.eq(
+        "and writes",
+        vcpu.run()?,
+        Exit::mmio_write(DEVICE + 0xc, &[0x55, 0, 0, 0]),
+    );
     t.eq("HLT", vcpu.run()?, Exit::Hlt);
     let r = vcpu.regs()?;
     // CF, PF, AF, ZF, SF, OF.
@@ -148,11 +190,19 @@ fn strings(t: &mut Tap, vcpu: &mut Vcpu, ram: &Ram) -> Outcome {
     setup::start(vcpu, ram, Mode::Long, &code)?;
     ram.write(DATA + 0x100, &[0xee]);
     for i in 0..3 {
-        t.eq(format!("STOSD {i}"), vcpu.run()?, Exit::mmio_write(DEVICE + 4 * i, &[0x11, 0x22, 0x33, 0x44]));
+        t.eq(
+            format!("STOSD {i}"),
+            vcpu.run()?,
+            Exit::mmio_write(DEVICE + 4 * i, &[0x11, 0x22, 0x33, 0x44]),
+        );
     }
     read(t, vcpu, "MOVSW 0", DEVICE + 0x100, &[1, 2])?;
     read(t, vcpu, "MOVSW 1", DEVICE + 0x102, &[3, 4])?;
-    t.eq("MOVSB to the device", vcpu.run()?, Exit::mmio_write(DEVICE + 0x200, &[0xee]));
+    t.eq(
+        "MOVSB to the device",
+        vcpu.run()?,
+        Exit::mmio_write(DEVICE + 0x200, &[0xee]),
+    );
     t.eq("HLT", vcpu.run()?, Exit::Hlt);
     t.eq("what MOVSW brought", ram.read(DATA, 4), vec![1, 2, 3, 4]);
     t.eq("RCX is used up", vcpu.regs()?.rcx, 0);
@@ -169,8 +219,16 @@ fn crossing(t: &mut Tap, vcpu: &mut Vcpu, ram: &Ram) -> Outcome {
         a.hlt()
     });
     setup::start(vcpu, ram, Mode::Long, &code)?;
-    t.eq("the first half of a write", vcpu.run()?, Exit::mmio_write(DEVICE + 0xffe, &[0x11, 0x22]));
-    t.eq("the second", vcpu.run()?, Exit::mmio_write(DEVICE + 0x1000, &[0x33, 0x44]));
+    t.eq(
+        "the first half of a write",
+        vcpu.run()?,
+        Exit::mmio_write(DEVICE + 0xffe, &[0x11, 0x22]),
+    );
+    t.eq(
+        "the second",
+        vcpu.run()?,
+        Exit::mmio_write(DEVICE + 0x1000, &[0x33, 0x44]),
+    );
     read(t, vcpu, "the first half of a read", DEVICE + 0xffe, &[1, 2])?;
     read(t, vcpu, "the second", DEVICE + 0x1000, &[3, 4])?;
     t.eq("HLT", vcpu.run()?, Exit::Hlt);

@@ -41,10 +41,18 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     });
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
     ram.set64(PAGE_TABLES + 511 * 8, (PAGE_TABLES + 0x1000) | 3);
-    t.eq("the guest reaches its first OUT", vcpu.run()?, Exit::out32(0x20, 1));
+    t.eq(
+        "the guest reaches its first OUT",
+        vcpu.run()?,
+        Exit::out32(0x20, 1),
+    );
     let r = vcpu.regs()?;
     t.eq("R15", r.r15, 0x2233_4455_6677_8899);
-    t.eq("R9, read back through the identity", r.r9, 0x2233_4455_6677_8899);
+    t.eq(
+        "R9, read back through the identity",
+        r.r9,
+        0x2233_4455_6677_8899,
+    );
     t.eq("SSE2", r.r10, 0x4466_88aa_ccef_1132);
     t.eq("RIP-relative", r.r11, 0xfeed_face_dead_beef);
     t.eq("memory", ram.get64(DATA), 0x2233_4455_6677_8899);
@@ -54,7 +62,11 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     t.eq("CS is 64-bit code", (s.cs.l, s.cs.db), (1, 0));
 
     let tr = vcpu.fd.translate_gva(HALF + DATA + 0x123)?;
-    t.eq("KVM_TRANSLATE of a mapped address", (tr.valid, tr.physical_address), (1, DATA + 0x123));
+    t.eq(
+        "KVM_TRANSLATE of a mapped address",
+        (tr.valid, tr.physical_address),
+        (1, DATA + 0x123),
+    );
     let tr = vcpu.fd.translate_gva(0x7000_0000_0000)?;
     t.eq("KVM_TRANSLATE of an unmapped one", tr.valid, 0);
     Ok(())

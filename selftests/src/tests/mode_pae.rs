@@ -39,14 +39,34 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     high.set32(HIGH, 0x5555_aaaa);
     ram.set32(0x2_0000, 0x7777_0001);
 
-    t.eq("a read above 4 GiB", vcpu.run()?, Exit::out32(0x20, 0x5555_aaaa));
-    t.eq("after the guest changed its table and CR3", vcpu.run()?, Exit::out32(0x21, 0x7777_0001));
-    t.eq("the write went above 4 GiB", high.get32(HIGH + 0x1000), 0x0bad_cafe);
+    t.eq(
+        "a read above 4 GiB",
+        vcpu.run()?,
+        Exit::out32(0x20, 0x5555_aaaa),
+    );
+    t.eq(
+        "after the guest changed its table and CR3",
+        vcpu.run()?,
+        Exit::out32(0x21, 0x7777_0001),
+    );
+    t.eq(
+        "the write went above 4 GiB",
+        high.get32(HIGH + 0x1000),
+        0x0bad_cafe,
+    );
     let s = vcpu.fd.get_sregs()?;
-    t.eq("CR4.PAE and CR0.PG are on", (s.cr4 >> 5 & 1, s.cr0 >> 31 & 1), (1, 1));
-    t.eq("EFER.LMA is off", s.efer >> 10 & 1, 0);
+    t.eq(
+        "CR4.PAE and CR0.PG are on",
+        ((s.cr4 >> 5) & 1, (s.cr0 >> 31) & 1),
+        (1, 1),
+    );
+    t.eq("EFER.LMA is off", (s.efer >> 10) & 1, 0);
 
     let bad = vcpu.with_sregs(|s| s.cr4 |= 1 << 63);
-    t.errno("KVM_SET_SREGS refuses reserved bits of CR4", bad, libc::EINVAL);
+    t.errno(
+        "KVM_SET_SREGS refuses reserved bits of CR4",
+        bad,
+        libc::EINVAL,
+    );
     Ok(())
 }

@@ -37,14 +37,26 @@ fn flat(t: &mut Tap, dev: &Device) -> Outcome {
         a.ret()
     });
     setup::start(&vcpu, &ram, Mode::Protected, &code)?;
-    t.eq("a near call and 32-bit arithmetic", vcpu.run()?, Exit::out32(0x20, 0x2000_0002));
-    t.eq("the stack balances", vcpu.run()?, Exit::out32(0x21, STACK as u32));
+    t.eq(
+        "a near call and 32-bit arithmetic",
+        vcpu.run()?,
+        Exit::out32(0x20, 0x2000_0002),
+    );
+    t.eq(
+        "the stack balances",
+        vcpu.run()?,
+        Exit::out32(0x21, STACK as u32),
+    );
     t.eq("HLT", vcpu.run()?, Exit::Hlt);
     t.eq("memory above 1 MiB", ram.get32(0x18_0000), 0xcafe_f00d);
     t.eq("push and pop", vcpu.regs()?.rcx, 0xcafe_f00d);
     let s = vcpu.fd.get_sregs()?;
     t.eq("CR0: PE on, PG off", (s.cr0 & 1, s.cr0 >> 31), (1, 0));
-    t.eq("CS is 32-bit code", (s.cs.db, s.cs.l, s.cs.type_), (1, 0, 0xb));
+    t.eq(
+        "CS is 32-bit code",
+        (s.cs.db, s.cs.l, s.cs.type_),
+        (1, 0, 0xb),
+    );
     Ok(())
 }
 
@@ -77,7 +89,11 @@ fn segment_limit(t: &mut Tap, dev: &Device) -> Outcome {
         }),
     );
     setup::gate(&ram, Mode::Protected, 13, handler);
-    t.eq("the last byte of the segment", vcpu.run()?, Exit::out8(0x20, 0x5a));
+    t.eq(
+        "the last byte of the segment",
+        vcpu.run()?,
+        Exit::out8(0x20, 0x5a),
+    );
     t.eq("one beyond is #GP(0)", vcpu.run()?, Exit::out32(0x2d, 0));
     Ok(())
 }
@@ -101,10 +117,22 @@ fn paging(t: &mut Tap, dev: &Device) -> Outcome {
     ram.set32(TABLE, DATA as u32 | 3);
     ram.set32(TABLE + 4, (DATA as u32 + 0x1000) | 3);
     ram.set32(DATA, 0x1122_3344);
-    t.eq("a read through a 4 KiB mapping", vcpu.run()?, Exit::out32(0x20, 0x1122_3344));
+    t.eq(
+        "a read through a 4 KiB mapping",
+        vcpu.run()?,
+        Exit::out32(0x20, 0x1122_3344),
+    );
     t.eq("HLT", vcpu.run()?, Exit::Hlt);
     t.eq("a write through one", ram.get32(DATA + 0x1000), 0x600d_da7a);
-    t.eq("the page read is accessed, not dirty", ram.get32(TABLE) & 0x60, 0x20);
-    t.eq("the page written is accessed and dirty", ram.get32(TABLE + 4) & 0x60, 0x60);
+    t.eq(
+        "the page read is accessed, not dirty",
+        ram.get32(TABLE) & 0x60,
+        0x20,
+    );
+    t.eq(
+        "the page written is accessed and dirty",
+        ram.get32(TABLE + 4) & 0x60,
+        0x60,
+    );
     Ok(())
 }

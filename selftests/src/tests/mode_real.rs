@@ -53,18 +53,42 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
 
     t.eq("16-bit arithmetic", vcpu.run()?, Exit::out16(0x10, 0x2345));
     t.eq("a segment base", vcpu.run()?, Exit::out16(0x11, 0xbeef));
-    t.eq("the write went to the segment", ram.read(DATA + 0x10, 2), vec![0xef, 0xbe]);
-    t.eq("push and pop balance", vcpu.run()?, Exit::out16(0x12, REAL_STACK as u16));
-    t.eq("32-bit operand", vcpu.run()?, Exit::out32(0x13, 0x8765_4321));
-    t.eq("the interrupt handler ran", vcpu.run()?, Exit::out8(0x14, 1));
+    t.eq(
+        "the write went to the segment",
+        ram.read(DATA + 0x10, 2),
+        vec![0xef, 0xbe],
+    );
+    t.eq(
+        "push and pop balance",
+        vcpu.run()?,
+        Exit::out16(0x12, REAL_STACK as u16),
+    );
+    t.eq(
+        "32-bit operand",
+        vcpu.run()?,
+        Exit::out32(0x13, 0x8765_4321),
+    );
+    t.eq(
+        "the interrupt handler ran",
+        vcpu.run()?,
+        Exit::out8(0x14, 1),
+    );
     t.eq("and returned", vcpu.run()?, Exit::out8(0x15, 2));
-    t.eq("HLT comes to user space without an irqchip", vcpu.run()?, Exit::Hlt);
+    t.eq(
+        "HLT comes to user space without an irqchip",
+        vcpu.run()?,
+        Exit::Hlt,
+    );
 
     let regs = vcpu.regs()?;
     t.eq("RIP is behind the HLT", regs.rip, code.len() as u64);
     t.eq("RCX took the popped word", regs.rcx & 0xffff, 0xbeef);
     let s = vcpu.fd.get_sregs()?;
-    t.eq("DS tells selector and base", (u64::from(s.ds.selector), s.ds.base), (DATA >> 4, DATA));
+    t.eq(
+        "DS tells selector and base",
+        (u64::from(s.ds.selector), s.ds.base),
+        (DATA >> 4, DATA),
+    );
     t.eq("CR0.PE is clear", s.cr0 & 1, 0);
     Ok(())
 }

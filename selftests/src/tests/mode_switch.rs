@@ -86,25 +86,50 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     ram.write(CODE32, &protected);
     ram.write(CODE64, &long);
     ram.write(COMPAT, &compat);
-    let descriptors = [0u64, 0x00cf_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x00af_9b00_0000_ffff];
+    let descriptors = [
+        0u64,
+        0x00cf_9b00_0000_ffff,
+        0x00cf_9300_0000_ffff,
+        0x00af_9b00_0000_ffff,
+    ];
     for (i, d) in descriptors.into_iter().enumerate() {
         ram.set64(GDT + 8 * i as u64, d);
     }
     ram.write(GDT_POINTER, &[0x1f, 0, GDT as u8, (GDT >> 8) as u8, 0, 0]);
 
     match vcpu.run()? {
-        Exit::Out { port: 0x30, data, .. } => t.eq("protected mode: CR0.PE, no paging", (data[0] & 1, data[3] >> 7), (1, 0)),
+        Exit::Out {
+            port: 0x30, data, ..
+        } => t.eq(
+            "protected mode: CR0.PE, no paging",
+            (data[0] & 1, data[3] >> 7),
+            (1, 0),
+        ),
         other => t.eq("protected mode is reached", other, Exit::out32(0x30, 0)),
     };
     match vcpu.run()? {
-        Exit::Out { port: 0x31, data, .. } => t.eq("EFER.LMA came with paging", data[1] & 0x05, 0x05),
+        Exit::Out {
+            port: 0x31, data, ..
+        } => t.eq("EFER.LMA came with paging", data[1] & 0x05, 0x05),
         other => t.eq("paging is reached", other, Exit::out32(0x31, 0)),
     };
     t.eq("64-bit mode", vcpu.run()?, Exit::out32(0x32, 0x8000_0001));
-    t.eq("compatibility mode decodes 32-bit code", vcpu.run()?, Exit::out32(0x33, 8));
+    t.eq(
+        "compatibility mode decodes 32-bit code",
+        vcpu.run()?,
+        Exit::out32(0x33, 8),
+    );
     t.eq("HLT", vcpu.run()?, Exit::Hlt);
     let s = vcpu.fd.get_sregs()?;
-    t.eq("CS is compatibility code with EFER.LMA", (s.cs.l, s.cs.db, s.efer >> 10 & 1), (0, 1, 1));
-    t.eq("GDTR is what LGDT took", (s.gdt.base, s.gdt.limit), (GDT, 0x1f));
+    t.eq(
+        "CS is compatibility code with EFER.LMA",
+        (s.cs.l, s.cs.db, (s.efer >> 10) & 1),
+        (0, 1, 1),
+    );
+    t.eq(
+        "GDTR is what LGDT took",
+        (s.gdt.base, s.gdt.limit),
+        (GDT, 0x1f),
+    );
     Ok(())
 }

@@ -55,19 +55,29 @@ fn lists(t: &mut Tap, dev: &Device) -> Outcome {
         sys::ioctl_mut(dev.fd(), sys::KVM_GET_MSR_INDEX_LIST, &mut room),
         libc::E2BIG,
     );
-    t.eq("and the count is told", room as usize, list.as_slice().len());
+    t.eq(
+        "and the count is told",
+        room as usize,
+        list.as_slice().len(),
+    );
 
     let features = dev.kvm.get_msr_feature_index_list()?;
     let mut all_read = true;
     for index in features.as_slice() {
-        let mut one = Msrs::from_entries(&[kvm_msr_entry { index: *index, ..Default::default() }])
-            .map_err(|e| format!("{e:?}"))?;
+        let mut one = Msrs::from_entries(&[kvm_msr_entry {
+            index: *index,
+            ..Default::default()
+        }])
+        .map_err(|e| format!("{e:?}"))?;
         if dev.kvm.get_msrs(&mut one)? != 1 {
             t.diag(format!("feature MSR {index:#x} can't be read"));
             all_read = false;
         }
     }
-    t.ok("every feature MSR can be read from the device", all_read && !features.as_slice().is_empty());
+    t.ok(
+        "every feature MSR can be read from the device",
+        all_read && !features.as_slice().is_empty(),
+    );
     Ok(())
 }
 
@@ -83,25 +93,61 @@ fn by_ioctl(t: &mut Tap, dev: &Device) -> Outcome {
         ("KERNEL_GS_BASE", KERNEL_GS_BASE, 0x7000_0000_0000),
         ("FS_BASE", FS_BASE, 0x1234_5000),
     ] {
-        t.eq(format!("{name} is taken"), vcpu.set_msr(index, value)?, true);
+        t.eq(
+            format!("{name} is taken"),
+            vcpu.set_msr(index, value)?,
+            true,
+        );
         t.eq(format!("{name} reads back"), vcpu.msr(index)?, Some(value));
     }
-    t.eq("FS_BASE is the base of FS", vcpu.fd.get_sregs()?.fs.base, 0x1234_5000);
+    t.eq(
+        "FS_BASE is the base of FS",
+        vcpu.fd.get_sregs()?.fs.base,
+        0x1234_5000,
+    );
     let base = vcpu.msr(APIC_BASE)?.unwrap_or(0);
-    t.eq("APIC_BASE: the BSP, enabled, at its place", base & 0xffff_fd00, 0xfee0_0900);
+    t.eq(
+        "APIC_BASE: the BSP, enabled, at its place",
+        base & 0xffff_fd00,
+        0xfee0_0900,
+    );
     t.eq("an MSR that is none can't be read", vcpu.msr(NONE)?, None);
     t.eq("nor written", vcpu.set_msr(NONE, 1)?, false);
     t.eq("a bad PAT type is refused", vcpu.set_msr(PAT, 2)?, false);
-    t.eq("and the old one stays", vcpu.msr(PAT)?, Some(0x0007_0406_0007_0406));
-    t.eq("reserved bits of EFER are refused", vcpu.set_msr(EFER, 1 << 40)?, false);
+    t.eq(
+        "and the old one stays",
+        vcpu.msr(PAT)?,
+        Some(0x0007_0406_0007_0406),
+    );
+    t.eq(
+        "reserved bits of EFER are refused",
+        vcpu.set_msr(EFER, 1 << 40)?,
+        false,
+    );
 
     // A list is worked up to the first that fails.
-    let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
+    let entry = |index, data| kvm_msr_entry {
+        index,
+        data,
+        ..Default::default()
+    };
     let mixed = [entry(SYSENTER_CS, 0x18), entry(NONE, 0), entry(STAR, 1)];
     let list = Msrs::from_entries(&mixed).map_err(|e| format!("{e:?}"))?;
-    t.eq("KVM_SET_MSRS tells how many it took", vcpu.fd.set_msrs(&list)?, 1);
-    t.eq("those before the bad one are set", vcpu.msr(SYSENTER_CS)?, Some(0x18));
-    t.eq("those behind are not", vcpu.msr(STAR)?, Some(0x0023_0010_0000_0000));
+    t.eq(
+        "KVM_SET_MSRS tells how many it took",
+        vcpu.fd.set_msrs(&list)?,
+        1,
+    );
+    t.eq(
+        "those before the bad one are set",
+        vcpu.msr(SYSENTER_CS)?,
+        Some(0x18),
+    );
+    t.eq(
+        "those behind are not",
+        vcpu.msr(STAR)?,
+        Some(0x0023_0010_0000_0000),
+    );
 
     #[repr(C)]
     struct Header {
@@ -110,12 +156,23 @@ fn by_ioctl(t: &mut Tap, dev: &Device) -> Outcome {
     }
     t.errno(
         "too many MSRs in one call",
-        sys::ioctl_mut(vcpu.raw(), sys::KVM_GET_MSRS, &mut Header { nmsrs: 100_000, pad: 0 }),
+        sys::ioctl_mut(
+            vcpu.raw(),
+            sys::KVM_GET_MSRS,
+            &mut Header {
+                nmsrs: 100_000,
+                pad: 0,
+            },
+        ),
         libc::E2BIG,
     );
     t.eq(
         "none at all is fine",
-        sys::ioctl_mut(vcpu.raw(), sys::KVM_GET_MSRS, &mut Header { nmsrs: 0, pad: 0 }),
+        sys::ioctl_mut(
+            vcpu.raw(),
+            sys::KVM_GET_MSRS,
+            &mut Header { nmsrs: 0, pad: 0 },
+        ),
         Ok(0),
     );
     Ok(())
@@ -131,8 +188,14 @@ fn access(vcpu: &mut Vcpu, write: bool, index: u32, value: u64) -> Outcome<Optio
         r.rdx = value >> 32;
     })?;
     match vcpu.run()? {
-        Exit::Out { port: GP_PORT, data, .. } if data == [0, 0, 0, 0] => Ok(None),
-        Exit::Out { port: DONE_PORT, .. } => {
+        Exit::Out {
+            port: GP_PORT,
+            data,
+            ..
+        } if data == [0, 0, 0, 0] => Ok(None),
+        Exit::Out {
+            port: DONE_PORT, ..
+        } => {
             let r = vcpu.regs()?;
             Ok(Some((r.rdx << 32) | r.rax))
         }
@@ -177,19 +240,58 @@ fn by_guest(t: &mut Tap, dev: &Device) -> Outcome {
         ("PAT", PAT, 0x0606_0606_0606_0606),
         ("KERNEL_GS_BASE", KERNEL_GS_BASE, 0xffff_9000_0000_0000),
     ] {
-        t.ok(format!("the guest writes {name}"), access(&mut vcpu, true, index, value)?.is_some());
-        t.eq(format!("the guest reads {name}"), access(&mut vcpu, false, index, 0)?, Some(value));
-        t.eq(format!("user space reads {name}"), vcpu.msr(index)?, Some(value));
+        t.ok(
+            format!("the guest writes {name}"),
+            access(&mut vcpu, true, index, value)?.is_some(),
+        );
+        t.eq(
+            format!("the guest reads {name}"),
+            access(&mut vcpu, false, index, 0)?,
+            Some(value),
+        );
+        t.eq(
+            format!("user space reads {name}"),
+            vcpu.msr(index)?,
+            Some(value),
+        );
     }
     let first = access(&mut vcpu, false, TSC, 0)?.unwrap_or(0);
     let second = access(&mut vcpu, false, TSC, 0)?.unwrap_or(0);
     t.ok("the TSC goes on", second > first);
-    t.eq("RDMSR of none is #GP(0)", access(&mut vcpu, false, NONE, 0)?, None);
-    t.eq("WRMSR of none is #GP(0)", access(&mut vcpu, true, NONE, 0)?, None);
-    t.eq("a bad PAT is #GP(0)", access(&mut vcpu, true, PAT, 0x0202)?, None);
-    t.eq("a non-canonical LSTAR is #GP(0)", access(&mut vcpu, true, LSTAR, NON_CANONICAL)?, None);
-    t.eq("a non-canonical FS base is #GP(0)", access(&mut vcpu, true, FS_BASE, NON_CANONICAL)?, None);
-    t.eq("clearing EFER.LME under paging is #GP(0)", access(&mut vcpu, true, EFER, 0)?, None);
-    t.eq("and LSTAR kept its value", vcpu.msr(LSTAR)?, Some(0xffff_8000_0000_0000));
+    t.eq(
+        "RDMSR of none is #GP(0)",
+        access(&mut vcpu, false, NONE, 0)?,
+        None,
+    );
+    t.eq(
+        "WRMSR of none is #GP(0)",
+        access(&mut vcpu, true, NONE, 0)?,
+        None,
+    );
+    t.eq(
+        "a bad PAT is #GP(0)",
+        access(&mut vcpu, true, PAT, 0x0202)?,
+        None,
+    );
+    t.eq(
+        "a non-canonical LSTAR is #GP(0)",
+        access(&mut vcpu, true, LSTAR, NON_CANONICAL)?,
+        None,
+    );
+    t.eq(
+        "a non-canonical FS base is #GP(0)",
+        access(&mut vcpu, true, FS_BASE, NON_CANONICAL)?,
+        None,
+    );
+    t.eq(
+        "clearing EFER.LME under paging is #GP(0)",
+        access(&mut vcpu, true, EFER, 0)?,
+        None,
+    );
+    t.eq(
+        "and LSTAR kept its value",
+        vcpu.msr(LSTAR)?,
+        Some(0xffff_8000_0000_0000),
+    );
     Ok(())
 }

@@ -32,7 +32,11 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
 fn watch(mut vcpu: Vcpu, tell: &Sender<u32>) -> Outcome {
     loop {
         match vcpu.run()? {
-            Exit::Out { port: 0x40, size: 4, data } => {
+            Exit::Out {
+                port: 0x40,
+                size: 4,
+                data,
+            } => {
                 let value = u32::from_le_bytes([data[0], data[1], data[2], data[3]]);
                 tell.send(value)?;
                 if value == STOP {
@@ -98,6 +102,17 @@ fn changes(t: &mut Tap, window: &Ram, seen: &Receiver<u32>) -> Outcome {
     window.set32(WINDOW, 5);
     see(t, seen, "and what is written to it", 5)?;
 
+    for value in 8..11 {
+        // Without swap the page stays, which is as good for this step.
+        window.advise(WINDOW, PAGE, libc::MADV_PAGEOUT)?;
+        window.set32(WINDOW, value);
+        see(
+            t,
+            seen,
+            &format!("paged out under the guest, then {value} is written"),
+            value,
+        )?;
+    }
     copy_on_write(t, window, seen)
 }
 
@@ -156,7 +171,11 @@ fn written(t: &mut Tap, dev: &Device) -> Outcome {
         a.jmp(again)
     });
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
-    let values = |w: &Ram| (0..PAGES as u64).map(|i| w.get32(WINDOW + i * PAGE as u64)).collect::<Vec<_>>();
+    let values = |w: &Ram| {
+        (0..PAGES as u64)
+            .map(|i| w.get32(WINDOW + i * PAGE as u64))
+            .collect::<Vec<_>>()
+    };
     vcpu.run()?;
     vcpu.run()?;
     t.eq("two rounds of additions", values(&window), vec![2; PAGES]);
@@ -166,9 +185,17 @@ fn written(t: &mut Tap, dev: &Device) -> Outcome {
     want.extend(vec![3; PAGES / 2]);
     t.eq("half of the pages began anew", values(&window), want);
     window.protect(WINDOW, PAGE, libc::PROT_READ)?;
-    t.errno("a write to memory that user space made read-only", vcpu.run(), libc::EFAULT);
+    t.errno(
+        "a write to memory that user space made read-only",
+        vcpu.run(),
+        libc::EFAULT,
+    );
     window.protect(WINDOW, PAGE, ALL)?;
-    t.eq("goes on when it may be written again", vcpu.run()?, Exit::out8(0x40, 0));
+    t.eq(
+        "goes on when it may be written again",
+        vcpu.run()?,
+        Exit::out8(0x40, 0),
+    );
     t.eq("and is done once", window.get32(WINDOW), 2);
     Ok(())
 }
@@ -224,16 +251,35 @@ fn swapped(t: &mut Tap, dev: &Device) -> Outcome {
         window.set32(WINDOW + i * PAGE as u64, 100 * i as u32);
     }
     let base: u32 = (0..PAGES as u32).map(|i| 100 * i).sum();
-    t.eq("the guest's first round", vcpu.run()?, Exit::out32(0x40, base + PAGES as u32));
+    t.eq(
+        "the guest's first round",
+        vcpu.run()?,
+        Exit::out32(0x40, base + PAGES as u32),
+    );
     window.advise(WINDOW, PAGES * PAGE, libc::MADV_PAGEOUT)?;
-    let out = window.resident(WINDOW, PAGES * PAGE)?.iter().filter(|r| !**r).count();
+    let out = window
+        .resident(WINDOW, PAGES * PAGE)?
+        .iter()
+        .filter(|r| !**r)
+        .count();
     if out == 0 {
-        t.skip("swapped pages keep what they hold", "nothing was swapped out: no swap here");
+        t.skip(
+            "swapped pages keep what they hold",
+            "nothing was swapped out: no swap here",
+        );
         return Ok(());
     }
     t.diag(format!("{out} of {PAGES} pages were swapped out"));
-    t.eq("swapped pages keep what they hold", vcpu.run()?, Exit::out32(0x40, base + 2 * PAGES as u32));
-    let inside = window.resident(WINDOW, PAGES * PAGE)?.iter().filter(|r| **r).count();
+    t.eq(
+        "swapped pages keep what they hold",
+        vcpu.run()?,
+        Exit::out32(0x40, base + 2 * PAGES as u32),
+    );
+    let inside = window
+        .resident(WINDOW, PAGES * PAGE)?
+        .iter()
+        .filter(|r| **r)
+        .count();
     t.eq("the guest brought them back", inside, PAGES);
     Ok(())
 }

@@ -45,15 +45,47 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     t.eq("OUT DX, AX", vcpu.run()?, Exit::out16(0xfedc, 0x5678));
     t.eq("OUT DX, EAX", vcpu.run()?, Exit::out32(0xfedc, 0x1234_5678));
 
-    t.eq("IN AL", vcpu.run()?, Exit::In { port: 0x50, size: 1, count: 1 });
+    t.eq(
+        "IN AL",
+        vcpu.run()?,
+        Exit::In {
+            port: 0x50,
+            size: 1,
+            count: 1,
+        },
+    );
     let rip = vcpu.regs()?.rip;
     vcpu.reply(&[0xa1]);
-    t.eq("IN AX", vcpu.run()?, Exit::In { port: 0x51, size: 2, count: 1 });
+    t.eq(
+        "IN AX",
+        vcpu.run()?,
+        Exit::In {
+            port: 0x51,
+            size: 2,
+            count: 1,
+        },
+    );
     t.ok("RIP moved on between the two", vcpu.regs()?.rip > rip);
     vcpu.reply(&[0xb2, 0xb3]);
-    t.eq("IN EAX", vcpu.run()?, Exit::In { port: 0x52, size: 4, count: 1 });
+    t.eq(
+        "IN EAX",
+        vcpu.run()?,
+        Exit::In {
+            port: 0x52,
+            size: 4,
+            count: 1,
+        },
+    );
     vcpu.reply(&[0xc1, 0xc2, 0xc3, 0xc4]);
-    t.eq("IN EAX, DX", vcpu.run()?, Exit::In { port: 0xfedc, size: 4, count: 1 });
+    t.eq(
+        "IN EAX, DX",
+        vcpu.run()?,
+        Exit::In {
+            port: 0xfedc,
+            size: 4,
+            count: 1,
+        },
+    );
     vcpu.reply(&[1, 2, 3, 0x84]);
     t.eq("the last port", vcpu.run()?, Exit::out8(0xffff, 1));
     t.eq("HLT", vcpu.run()?, Exit::Hlt);
@@ -70,7 +102,15 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         a.hlt()
     });
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
-    t.eq("IN again", vcpu.run()?, Exit::In { port: 0x60, size: 1, count: 1 });
+    t.eq(
+        "IN again",
+        vcpu.run()?,
+        Exit::In {
+            port: 0x60,
+            size: 1,
+            count: 1,
+        },
+    );
     vcpu.with_regs(|r| r.rbx = 0x77)?;
     vcpu.reply(&[0x99]);
     t.eq("HLT", vcpu.run()?, Exit::Hlt);

@@ -28,7 +28,11 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
 /// REP OUTS of bytes, words and doublewords, the last over a page border.
 fn outs(t: &mut Tap, vcpu: &mut Vcpu, ram: &Ram) -> Outcome {
     let pattern: Vec<u8> = (0..64).collect();
-    for (name, size, count, at) in [("OUTSB", 1, 64, DATA), ("OUTSW", 2, 32, DATA + 0x100), ("OUTSD", 4, 16, DATA + 0xff0)] {
+    for (name, size, count, at) in [
+        ("OUTSB", 1, 64, DATA),
+        ("OUTSW", 2, 32, DATA + 0x100),
+        ("OUTSD", 4, 16, DATA + 0xff0),
+    ] {
         ram.write(at, &pattern);
         let code = asm64(|a| {
             a.mov(rsi, at)?;
@@ -44,10 +48,18 @@ fn outs(t: &mut Tap, vcpu: &mut Vcpu, ram: &Ram) -> Outcome {
         });
         setup::start(vcpu, ram, Mode::Long, &code)?;
         let (all, last) = vcpu.run_collecting(PORT)?;
-        t.eq(format!("REP {name} sends all in order"), all, pattern.clone());
+        t.eq(
+            format!("REP {name} sends all in order"),
+            all,
+            pattern.clone(),
+        );
         t.eq(format!("REP {name} ends"), last, Exit::Hlt);
         let r = vcpu.regs()?;
-        t.eq(format!("REP {name}: RCX and RSI"), (r.rcx, r.rsi), (0, at + 64));
+        t.eq(
+            format!("REP {name}: RCX and RSI"),
+            (r.rcx, r.rsi),
+            (0, at + 64),
+        );
     }
     Ok(())
 }
@@ -86,7 +98,11 @@ fn ins(t: &mut Tap, vcpu: &mut Vcpu, ram: &Ram) -> Outcome {
     let mut sent = 0u8;
     let last = loop {
         match vcpu.run()? {
-            Exit::In { port: PORT, size: 4, count } => {
+            Exit::In {
+                port: PORT,
+                size: 4,
+                count,
+            } => {
                 let answer: Vec<u8> = (0..count as usize * 4).map(|i| sent + i as u8).collect();
                 sent += answer.len() as u8;
                 vcpu.reply(&answer);
@@ -96,7 +112,11 @@ fn ins(t: &mut Tap, vcpu: &mut Vcpu, ram: &Ram) -> Outcome {
     };
     t.eq("REP INSD ends", last, Exit::Hlt);
     t.eq("and asked for all", sent, 32);
-    t.eq("which lies in memory in order", ram.read(at, 32), (0..32).collect::<Vec<u8>>());
+    t.eq(
+        "which lies in memory in order",
+        ram.read(at, 32),
+        (0..32).collect::<Vec<u8>>(),
+    );
     let r = vcpu.regs()?;
     t.eq("RCX and RDI", (r.rcx, r.rdi), (0, at + 32));
     Ok(())
@@ -135,7 +155,9 @@ fn real_mode(t: &mut Tap, vcpu: &mut Vcpu, ram: &Ram) -> Outcome {
     let vm_sregs = vcpu.fd.get_sregs()?;
     let mut s = vm_sregs;
     s.cr0 = 0x10;
-    for seg in [&mut s.cs, &mut s.ds, &mut s.es, &mut s.fs, &mut s.gs, &mut s.ss] {
+    for seg in [
+        &mut s.cs, &mut s.ds, &mut s.es, &mut s.fs, &mut s.gs, &mut s.ss,
+    ] {
         (seg.base, seg.selector, seg.limit, seg.g, seg.db) = (0, 0, 0xffff, 0, 0);
     }
     s.idt.limit = 0x3ff;
@@ -144,7 +166,11 @@ fn real_mode(t: &mut Tap, vcpu: &mut Vcpu, ram: &Ram) -> Outcome {
     setup::start(vcpu, ram, Mode::Real, &code)?;
     ram.write(DATA + 0xffff, &[0x5e]);
     ram.write(DATA, &[0x6f]);
-    t.eq("OUTSB with an override", vcpu.run()?, Exit::out8(PORT, 0x5e));
+    t.eq(
+        "OUTSB with an override",
+        vcpu.run()?,
+        Exit::out8(PORT, 0x5e),
+    );
     t.eq("SI wraps at 64 KiB", vcpu.run()?, Exit::out8(PORT, 0x6f));
     t.eq("HLT", vcpu.run()?, Exit::Hlt);
     Ok(())

@@ -19,7 +19,10 @@ const DONE: u16 = 0x80;
 
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     let vm = Vm::with_irqchip(dev)?;
-    vm.fd.create_pit2(kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() })?;
+    vm.fd.create_pit2(kvm_pit_config {
+        flags: KVM_PIT_SPEAKER_DUMMY,
+        ..Default::default()
+    })?;
     let ram = vm.add_ram(0, 0, MIB)?;
     let mut vcpu = vm.vcpu(0)?;
     let code = asm32(|a| {
@@ -94,17 +97,26 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     setup::gate(&ram, Mode::Protected, VECTOR, HANDLER);
 
     match vcpu.run()? {
-        Exit::Out { port: DONE, data, .. } => t.ok("three ticks of IRQ 0", data[0] >= 3),
+        Exit::Out {
+            port: DONE, data, ..
+        } => t.ok("three ticks of IRQ 0", data[0] >= 3),
         other => t.eq("three ticks of IRQ 0", other, Exit::out8(DONE, 3)),
     };
     match vcpu.run()? {
-        Exit::Out { port: DONE, data, .. } => t.eq("channel 2 ran out, its gate is on", data[0] & 0x21, 0x21),
+        Exit::Out {
+            port: DONE, data, ..
+        } => t.eq("channel 2 ran out, its gate is on", data[0] & 0x21, 0x21),
         other => t.eq("channel 2 runs out", other, Exit::out8(DONE, 0x21)),
     };
     match vcpu.run()? {
-        Exit::Out { port: DONE, data, .. } => {
+        Exit::Out {
+            port: DONE, data, ..
+        } => {
             let count = u16::from_le_bytes([data[0], data[1]]);
-            t.ok("the count of channel 0 is within its period", (1..=0x04a9).contains(&count))
+            t.ok(
+                "the count of channel 0 is within its period",
+                (1..=0x04a9).contains(&count),
+            )
         }
         other => t.eq("a latched count", other, Exit::out32(DONE, 0)),
     };
@@ -118,7 +130,11 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
 fn refused(t: &mut Tap, dev: &Device) -> Outcome {
     let pit = |vm: &Vm| -> Result<(), Errno> { Ok(vm.fd.create_pit2(kvm_pit_config::default())?) };
     let bare = Vm::new(dev)?;
-    t.errno("KVM_CREATE_PIT2 without an irqchip", pit(&bare), libc::ENOENT);
+    t.errno(
+        "KVM_CREATE_PIT2 without an irqchip",
+        pit(&bare),
+        libc::ENOENT,
+    );
     let vm = Vm::with_irqchip(dev)?;
     let mut state = kvm_pit_state2::default();
     t.errno(
@@ -126,7 +142,11 @@ fn refused(t: &mut Tap, dev: &Device) -> Outcome {
         sys::ioctl_mut(vm.raw(), sys::KVM_GET_PIT2, &mut state),
         libc::ENXIO,
     );
-    t.errno("KVM_SET_PIT2 without a PIT", sys::ioctl_with(vm.raw(), sys::KVM_SET_PIT2, &state), libc::ENXIO);
+    t.errno(
+        "KVM_SET_PIT2 without a PIT",
+        sys::ioctl_with(vm.raw(), sys::KVM_SET_PIT2, &state),
+        libc::ENXIO,
+    );
     t.success("KVM_CREATE_PIT2", pit(&vm));
     t.errno("KVM_CREATE_PIT2 twice", pit(&vm), libc::EEXIST);
     Ok(())

@@ -80,21 +80,48 @@ fn immediate_exit(t: &mut Tap, dev: &Device) -> Outcome {
     });
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
     vcpu.shared().immediate_exit = 1;
-    t.errno("immediate_exit before the first instruction", vcpu.run(), libc::EINTR);
+    t.errno(
+        "immediate_exit before the first instruction",
+        vcpu.run(),
+        libc::EINTR,
+    );
     t.eq("nothing was executed", vcpu.regs()?.rip, CODE);
     t.errno("and again, as long as it is set", vcpu.run(), libc::EINTR);
     vcpu.shared().immediate_exit = 0;
-    t.eq("the guest reads a port", vcpu.run()?, Exit::In { port: 0x40, size: 1, count: 1 });
+    t.eq(
+        "the guest reads a port",
+        vcpu.run()?,
+        Exit::In {
+            port: 0x40,
+            size: 1,
+            count: 1,
+        },
+    );
     vcpu.reply(&[0x5a]);
     vcpu.shared().immediate_exit = 1;
-    t.errno("immediate_exit with an answer pending", vcpu.run(), libc::EINTR);
+    t.errno(
+        "immediate_exit with an answer pending",
+        vcpu.run(),
+        libc::EINTR,
+    );
     let r = vcpu.regs()?;
     t.eq("completes the IN", (r.rax & 0xff, r.rip), (0x5a, CODE + 2));
     vcpu.shared().immediate_exit = 0;
-    t.eq("the guest reads a device", vcpu.run()?, Exit::MmioRead { gpa: 0xd000_0000, len: 4 });
+    t.eq(
+        "the guest reads a device",
+        vcpu.run()?,
+        Exit::MmioRead {
+            gpa: 0xd000_0000,
+            len: 4,
+        },
+    );
     vcpu.reply(&[1, 2, 3, 4]);
     vcpu.shared().immediate_exit = 1;
-    t.errno("immediate_exit with a load pending", vcpu.run(), libc::EINTR);
+    t.errno(
+        "immediate_exit with a load pending",
+        vcpu.run(),
+        libc::EINTR,
+    );
     t.eq("completes the load", vcpu.regs()?.rcx, 0x0403_0201);
     vcpu.shared().immediate_exit = 0;
     t.eq("and the guest goes on", vcpu.run()?, Exit::out8(0x41, 0x5a));
@@ -118,7 +145,10 @@ fn running(t: &mut Tap, dev: &Device) -> Outcome {
     t.errno("a signal ends KVM_RUN with EINTR", result, libc::EINTR);
     t.eq("the exit reason is KVM_EXIT_INTR", vcpu.exit(), Exit::Intr);
     let r = vcpu.regs()?;
-    t.ok("the guest is in its loop", (CODE..CODE + code.len() as u64).contains(&r.rip));
+    t.ok(
+        "the guest is in its loop",
+        (CODE..CODE + code.len() as u64).contains(&r.rip),
+    );
     let (result, vcpu) = interrupt_until_done(vcpu)?;
     t.errno("and again", result, libc::EINTR);
     t.ok("the loop counts on", vcpu.regs()?.rcx >= r.rcx);
@@ -155,21 +185,42 @@ fn mask(t: &mut Tap, dev: &Device) -> Outcome {
         a.hlt()
     });
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
-    let open = sys::SignalMask { len: 8, sigset: [0, 0] };
-    t.success("KVM_SET_SIGNAL_MASK", sys::ioctl_with(vcpu.raw(), sys::KVM_SET_SIGNAL_MASK, &open));
+    let open = sys::SignalMask {
+        len: 8,
+        sigset: [0, 0],
+    };
+    t.success(
+        "KVM_SET_SIGNAL_MASK",
+        sys::ioctl_with(vcpu.raw(), sys::KVM_SET_SIGNAL_MASK, &open),
+    );
     block(libc::SIG_BLOCK);
     // SAFETY: raises a signal with a handler for this thread.
     unsafe { libc::raise(SIGNAL) };
     t.ok("a blocked signal is pending", pending());
-    t.errno("it ends KVM_RUN, whose mask lets it in", vcpu.run(), libc::EINTR);
+    t.errno(
+        "it ends KVM_RUN, whose mask lets it in",
+        vcpu.run(),
+        libc::EINTR,
+    );
     t.eq("with KVM_EXIT_INTR", vcpu.exit(), Exit::Intr);
     t.eq("before an instruction", vcpu.regs()?.rip, CODE);
     t.ok("it is not consumed: the old mask is back", pending());
-    t.eq("taking the mask away", sys::ioctl(vcpu.raw(), sys::KVM_SET_SIGNAL_MASK, 0), Ok(0));
-    t.eq("the signal stays out and the guest runs", vcpu.run()?, Exit::out8(0x41, 0));
+    t.eq(
+        "taking the mask away",
+        sys::ioctl(vcpu.raw(), sys::KVM_SET_SIGNAL_MASK, 0),
+        Ok(0),
+    );
+    t.eq(
+        "the signal stays out and the guest runs",
+        vcpu.run()?,
+        Exit::out8(0x41, 0),
+    );
     block(libc::SIG_UNBLOCK);
     t.ok("unblocked it is delivered", !pending());
-    let bad = sys::SignalMask { len: 4, sigset: [0, 0] };
+    let bad = sys::SignalMask {
+        len: 4,
+        sigset: [0, 0],
+    };
     t.errno(
         "a mask of another size",
         sys::ioctl_with(vcpu.raw(), sys::KVM_SET_SIGNAL_MASK, &bad),

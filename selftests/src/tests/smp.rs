@@ -44,11 +44,22 @@ fn init_sipi(t: &mut Tap, dev: &Device) -> Outcome {
     let ram = vm.add_ram(0, 0, MIB)?;
     let mut bsp = vm.vcpu(0)?;
     let ap = vm.vcpu(1)?;
-    t.eq("vCPU 0 is runnable", bsp.fd.get_mp_state()?.mp_state, KVM_MP_STATE_RUNNABLE);
-    t.eq("vCPU 1 waits to be initialised", ap.fd.get_mp_state()?.mp_state, KVM_MP_STATE_UNINITIALIZED);
+    t.eq(
+        "vCPU 0 is runnable",
+        bsp.fd.get_mp_state()?.mp_state,
+        KVM_MP_STATE_RUNNABLE,
+    );
+    t.eq(
+        "vCPU 1 waits to be initialised",
+        ap.fd.get_mp_state()?.mp_state,
+        KVM_MP_STATE_UNINITIALIZED,
+    );
     signals::catch()?;
     let (result, mut ap) = signals::interrupt_until_done(ap)?;
-    t.ok("a signal gets a waiting vCPU out", matches!(result, Err(e) if e.0 == libc::EINTR || e.0 == libc::EAGAIN));
+    t.ok(
+        "a signal gets a waiting vCPU out",
+        matches!(result, Err(e) if e.0 == libc::EINTR || e.0 == libc::EAGAIN),
+    );
 
     let code = asm64(|a| {
         a.mov(rbx, APIC)?;
@@ -73,13 +84,39 @@ fn init_sipi(t: &mut Tap, dev: &Device) -> Outcome {
     ram.write(AP_PAGE, &ap_code);
     thread::scope(|s| -> Outcome {
         let runner = s.spawn(move || (run_ap(&mut ap), ap));
-        t.eq("the first processor sends INIT and SIPI", bsp.run()?, Exit::out8(DONE, 0));
+        t.eq(
+            "the first processor sends INIT and SIPI",
+            bsp.run()?,
+            Exit::out8(DONE, 0),
+        );
         let (exit, ap) = runner.join().map_err(|_| "the vCPU thread panicked")?;
-        t.eq("the second runs, CS from the vector", exit?, Exit::out16(DONE, (AP_PAGE >> 4) as u16));
-        t.eq("it wrote memory", ram.read(AP_PAGE + 0x800, 2), vec![0x5a, 0x5a]);
-        t.eq("its state is runnable", ap.fd.get_mp_state()?.mp_state, KVM_MP_STATE_RUNNABLE);
+        t.eq(
+            "the second runs, CS from the vector",
+            exit?,
+            Exit::out16(DONE, (AP_PAGE >> 4) as u16),
+        );
+        t.eq(
+            "it wrote memory",
+            ram.read(AP_PAGE + 0x800, 2),
+            vec![0x5a, 0x5a],
+        );
+        t.eq(
+            "its state is runnable",
+            ap.fd.get_mp_state()?.mp_state,
+            KVM_MP_STATE_RUNNABLE,
+        );
         let regs = ap.regs()?;
-        t.eq("RDX after INIT is the processor's signature", regs.rdx != 0, true);
+        let signature = vm
+            .cpuid()
+            .as_slice()
+            .iter()
+            .find(|e| e.function == 1)
+            .map(|e| u64::from(e.eax));
+        t.eq(
+            "RDX after INIT is the processor's signature",
+            Some(regs.rdx),
+            signature,
+        );
         Ok(())
     })
 }
@@ -140,7 +177,9 @@ fn ping_pong(t: &mut Tap, dev: &Device) -> Outcome {
     });
     setup::start(&first, &ram, Mode::Long, &code)?;
     setup::enter(&second, Mode::Long, CODE, STACK - 0x4000)?;
-    second.fd.set_mp_state(kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE })?;
+    second.fd.set_mp_state(kvm_mp_state {
+        mp_state: KVM_MP_STATE_RUNNABLE,
+    })?;
     ram.write(HANDLER, &handler);
     setup::gate(&ram, Mode::Long, VECTOR, HANDLER);
     // The first one starts (R13); the second one answers every time (R12).
@@ -150,8 +189,15 @@ fn ping_pong(t: &mut Tap, dev: &Device) -> Outcome {
         let runner = s.spawn(move || second.run());
         let exit = first.run()?;
         let other = runner.join().map_err(|_| "the vCPU thread panicked")??;
-        t.eq("the first one was sent all", exit, Exit::out32(DONE, 2 * ROUNDS));
-        t.ok("the second one too", matches!(other, Exit::Out { port: DONE, .. }));
+        t.eq(
+            "the first one was sent all",
+            exit,
+            Exit::out32(DONE, 2 * ROUNDS),
+        );
+        t.ok(
+            "the second one too",
+            matches!(other, Exit::Out { port: DONE, .. }),
+        );
         t.eq("interrupts handled", ram.get32(FLAG + 8), 2 * ROUNDS);
         Ok(())
     })

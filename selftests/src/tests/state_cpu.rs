@@ -32,14 +32,30 @@ fn reset(t: &mut Tap, vcpu: &Vcpu) -> Outcome {
     let r = vcpu.regs()?;
     let s = vcpu.fd.get_sregs()?;
     t.eq("RIP and RFLAGS after reset", (r.rip, r.rflags), (0xfff0, 2));
-    t.eq("CS after reset", (s.cs.selector, s.cs.base, s.cs.limit), (0xf000, 0xffff_0000, 0xffff));
-    t.eq("DS after reset", (s.ds.selector, s.ds.base, s.ds.limit), (0, 0, 0xffff));
+    t.eq(
+        "CS after reset",
+        (s.cs.selector, s.cs.base, s.cs.limit),
+        (0xf000, 0xffff_0000, 0xffff),
+    );
+    t.eq(
+        "DS after reset",
+        (s.ds.selector, s.ds.base, s.ds.limit),
+        (0, 0, 0xffff),
+    );
     t.eq("CR0 after reset", s.cr0, 0x6000_0010);
-    t.eq("CR3, CR4, EFER after reset", (s.cr3, s.cr4, s.efer), (0, 0, 0));
+    t.eq(
+        "CR3, CR4, EFER after reset",
+        (s.cr3, s.cr4, s.efer),
+        (0, 0, 0),
+    );
     t.eq("IDT after reset", (s.idt.base, s.idt.limit), (0, 0xffff));
     t.eq("the APIC is on, this is the BSP", s.apic_base, 0xfee0_0900);
     let d = vcpu.fd.get_debug_regs()?;
-    t.eq("DR6 and DR7 after reset", (d.dr6, d.dr7), (0xffff_0ff0, 0x400));
+    t.eq(
+        "DR6 and DR7 after reset",
+        (d.dr6, d.dr7),
+        (0xffff_0ff0, 0x400),
+    );
     let f = vcpu.fd.get_fpu()?;
     t.eq("FCW after reset", f.fcw, 0x37f);
     Ok(())
@@ -81,7 +97,14 @@ fn special(t: &mut Tap, vcpu: &Vcpu) -> Outcome {
     want.gs.base = 0xffff_8000_0000_1000;
     want.ds.selector = 0x23;
     want.ds.dpl = 3;
-    want.ldt = kvm_segment { base: 0x9000, limit: 0xfff, selector: 0x28, type_: 2, present: 1, ..Default::default() };
+    want.ldt = kvm_segment {
+        base: 0x9000,
+        limit: 0xfff,
+        selector: 0x28,
+        type_: 2,
+        present: 1,
+        ..Default::default()
+    };
     want.gdt.base = 0xffff_8000_0000_2000;
     want.idt.limit = 0x7ff;
     want.cr2 = 0xdead_beef_0000;
@@ -104,7 +127,11 @@ fn special(t: &mut Tap, vcpu: &Vcpu) -> Outcome {
     try_one("reserved bits of CR4", &|s| s.cr4 |= 1 << 40);
     try_one("reserved bits of EFER", &|s| s.efer |= 1 << 40);
     try_one("reserved bits of CR3", &|s| s.cr3 |= 1 << 60);
-    t.eq("after all of these nothing has changed", vcpu.fd.get_sregs()?, want);
+    t.eq(
+        "after all of these nothing has changed",
+        vcpu.fd.get_sregs()?,
+        want,
+    );
     Ok(())
 }
 
@@ -141,32 +168,62 @@ fn xsave(t: &mut Tap, vcpu: &Vcpu) -> Outcome {
     // SAFETY: the size of the state is KVM_GET_XSAVE's: no dynamic feature was enabled.
     unsafe { vcpu.fd.set_xsave(&want) }?;
     let got = vcpu.fd.get_xsave()?;
-    t.eq("XMM0 through XSAVE", got.region[40..44].to_vec(), want.region[40..44].to_vec());
-    t.eq("XMM0 is the same in KVM_GET_FPU", vcpu.fd.get_fpu()?.xmm[0][..4].to_vec(), vec![0, 0, 0xa0, 0xa0]);
+    t.eq(
+        "XMM0 through XSAVE",
+        got.region[40..44].to_vec(),
+        want.region[40..44].to_vec(),
+    );
+    t.eq(
+        "XMM0 is the same in KVM_GET_FPU",
+        vcpu.fd.get_fpu()?.xmm[0][..4].to_vec(),
+        vec![0, 0, 0xa0, 0xa0],
+    );
     let mut bad = got;
     bad.region[6] = 0xffff_ffff;
     // SAFETY: as above.
-    t.errno("reserved bits of MXCSR", unsafe { vcpu.fd.set_xsave(&bad) }, libc::EINVAL);
+    t.errno(
+        "reserved bits of MXCSR",
+        unsafe { vcpu.fd.set_xsave(&bad) },
+        libc::EINVAL,
+    );
     let mut bad = vcpu.fd.get_xsave()?;
     bad.region[129] = 0x4000_0000;
     // SAFETY: as above.
-    t.errno("a state component nobody has", unsafe { vcpu.fd.set_xsave(&bad) }, libc::EINVAL);
+    t.errno(
+        "a state component nobody has",
+        unsafe { vcpu.fd.set_xsave(&bad) },
+        libc::EINVAL,
+    );
 
     let mut xcrs = match vcpu.fd.get_xcrs() {
         Ok(x) if x.nr_xcrs > 0 => x,
         other => {
-            t.skip("XCR0", format!("this processor has no XSAVE: {:?}", other.map(|x| x.nr_xcrs)));
+            t.skip(
+                "XCR0",
+                format!(
+                    "this processor has no XSAVE: {:?}",
+                    other.map(|x| x.nr_xcrs)
+                ),
+            );
             return Ok(());
         }
     };
-    t.eq("XCR0 after reset is x87 only", (xcrs.xcrs[0].xcr, xcrs.xcrs[0].value), (0, 1));
+    t.eq(
+        "XCR0 after reset is x87 only",
+        (xcrs.xcrs[0].xcr, xcrs.xcrs[0].value),
+        (0, 1),
+    );
     xcrs.xcrs[0].value = 3;
     t.success("XCR0 with SSE", vcpu.fd.set_xcrs(&xcrs));
     t.eq("reads back", vcpu.fd.get_xcrs()?.xcrs[0].value, 3);
     xcrs.xcrs[0].value = 2;
     t.errno("XCR0 without x87", vcpu.fd.set_xcrs(&xcrs), libc::EINVAL);
-    xcrs.xcrs[0].value = 1 << 40 | 1;
-    t.errno("XCR0 with a component nobody has", vcpu.fd.set_xcrs(&xcrs), libc::EINVAL);
+    xcrs.xcrs[0].value = (1 << 40) | 1;
+    t.errno(
+        "XCR0 with a component nobody has",
+        vcpu.fd.set_xcrs(&xcrs),
+        libc::EINVAL,
+    );
     t.eq("the old one stays", vcpu.fd.get_xcrs()?.xcrs[0].value, 3);
     Ok(())
 }
@@ -189,7 +246,10 @@ fn debug(t: &mut Tap, vcpu: &Vcpu) -> Outcome {
     );
     t.errno(
         "upper half of DR7",
-        vcpu.fd.set_debug_regs(&kvm_debugregs { dr7: 1 << 32, ..want }),
+        vcpu.fd.set_debug_regs(&kvm_debugregs {
+            dr7: 1 << 32,
+            ..want
+        }),
         libc::EINVAL,
     );
     Ok(())
@@ -198,9 +258,17 @@ fn debug(t: &mut Tap, vcpu: &Vcpu) -> Outcome {
 fn others(t: &mut Tap, vcpu: &Vcpu) -> Outcome {
     for state in [KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE] {
         vcpu.fd.set_mp_state(kvm_mp_state { mp_state: state })?;
-        t.eq(format!("MP state {state}"), vcpu.fd.get_mp_state()?.mp_state, state);
+        t.eq(
+            format!("MP state {state}"),
+            vcpu.fd.get_mp_state()?.mp_state,
+            state,
+        );
     }
-    t.errno("an MP state that is none", vcpu.fd.set_mp_state(kvm_mp_state { mp_state: 99 }), libc::EINVAL);
+    t.errno(
+        "an MP state that is none",
+        vcpu.fd.set_mp_state(kvm_mp_state { mp_state: 99 }),
+        libc::EINVAL,
+    );
     let mut e = vcpu.fd.get_vcpu_events()?;
     e.nmi.masked = 1;
     e.nmi.pending = 1;
@@ -208,9 +276,16 @@ fn others(t: &mut Tap, vcpu: &Vcpu) -> Outcome {
     e.flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
     vcpu.fd.set_vcpu_events(&e)?;
     let got = vcpu.fd.get_vcpu_events()?;
-    t.eq("NMI masked and pending", (got.nmi.masked, got.nmi.pending), (1, 1));
+    t.eq(
+        "NMI masked and pending",
+        (got.nmi.masked, got.nmi.pending),
+        (1, 1),
+    );
     // AMD's hardware does not tell the two kinds of shadow apart.
-    t.ok("the shadow of STI", u32::from(got.interrupt.shadow) & KVM_X86_SHADOW_INT_STI != 0);
+    t.ok(
+        "the shadow of STI",
+        u32::from(got.interrupt.shadow) & KVM_X86_SHADOW_INT_STI != 0,
+    );
     let khz = vcpu.fd.get_tsc_khz()?;
     t.ok("the TSC has a frequency", khz > 0);
     t.success("setting the same frequency", vcpu.fd.set_tsc_khz(khz));
@@ -219,7 +294,11 @@ fn others(t: &mut Tap, vcpu: &Vcpu) -> Outcome {
     // The task priority register.
     lapic.regs[0x80] = 0x30;
     vcpu.fd.set_lapic(&lapic)?;
-    t.eq("KVM_GET_LAPIC: the task priority", vcpu.fd.get_lapic()?.regs[0x80], 0x30);
+    t.eq(
+        "KVM_GET_LAPIC: the task priority",
+        vcpu.fd.get_lapic()?.regs[0x80],
+        0x30,
+    );
     t.eq("which is CR8", vcpu.fd.get_sregs()?.cr8, 3);
     Ok(())
 }
@@ -267,8 +346,16 @@ fn seen_by_guest(t: &mut Tap, dev: &Device) -> Outcome {
     t.eq("XMM5", ram.read(DATA + 0x10, 16), vec![0x42; 16]);
     t.eq("DR1", ram.get64(DATA + 0x20), 0x1_2345_6000);
     t.eq("CR2", ram.get64(DATA + 0x28), 0x5678_9000);
-    t.eq("the base of GS", ram.get64(DATA + 0x30), 0x6565_6565_0101_0101);
-    t.eq("XMM6 by the guest", vcpu.fd.get_fpu()?.xmm[6][..4].to_vec(), vec![0x34, 0x12, 0, 0]);
+    t.eq(
+        "the base of GS",
+        ram.get64(DATA + 0x30),
+        0x6565_6565_0101_0101,
+    );
+    t.eq(
+        "XMM6 by the guest",
+        vcpu.fd.get_fpu()?.xmm[6][..4].to_vec(),
+        vec![0x34, 0x12, 0, 0],
+    );
     t.eq("DR2 by the guest", vcpu.fd.get_debug_regs()?.db[2], 0x7000);
     t.eq("R13 by the guest", vcpu.regs()?.r13, 0x0102_0304_0506_0708);
     let r: Result<i32, Errno> = sys::ioctl_with(vcpu.raw(), sys::KVM_SET_REGS, &vcpu.regs()?);

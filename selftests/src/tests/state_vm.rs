@@ -20,15 +20,24 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
 }
 
 fn pics(t: &mut Tap, vm: &Vm) -> Outcome {
-    for (name, chip_id, base) in [("master", KVM_IRQCHIP_PIC_MASTER, 0x30), ("slave", KVM_IRQCHIP_PIC_SLAVE, 0x38)] {
-        let mut chip = kvm_irqchip { chip_id, ..Default::default() };
+    for (name, chip_id, base) in [
+        ("master", KVM_IRQCHIP_PIC_MASTER, 0x30),
+        ("slave", KVM_IRQCHIP_PIC_SLAVE, 0x38),
+    ] {
+        let mut chip = kvm_irqchip {
+            chip_id,
+            ..Default::default()
+        };
         vm.fd.get_irqchip(&mut chip)?;
         // SAFETY: the id says that this is a PIC.
         let pic = unsafe { &mut chip.chip.pic };
         (pic.imr, pic.irq_base, pic.elcr, pic.auto_eoi, pic.init4) = (0xa5, base, 0x08, 0, 1);
         let want = *pic;
         vm.fd.set_irqchip(&chip)?;
-        let mut back = kvm_irqchip { chip_id, ..Default::default() };
+        let mut back = kvm_irqchip {
+            chip_id,
+            ..Default::default()
+        };
         vm.fd.get_irqchip(&mut back)?;
         // SAFETY: as above.
         t.eq(format!("the {name} PIC"), unsafe { back.chip.pic }, want);
@@ -37,27 +46,41 @@ fn pics(t: &mut Tap, vm: &Vm) -> Outcome {
 }
 
 fn ioapic(t: &mut Tap, vm: &Vm) -> Outcome {
-    let mut chip = kvm_irqchip { chip_id: KVM_IRQCHIP_IOAPIC, ..Default::default() };
+    let mut chip = kvm_irqchip {
+        chip_id: KVM_IRQCHIP_IOAPIC,
+        ..Default::default()
+    };
     vm.fd.get_irqchip(&mut chip)?;
     // SAFETY: the id says that this is an IOAPIC.
     let io = unsafe { &mut chip.chip.ioapic };
     t.eq("it is where it has to be", io.base_address, 0xfec0_0000);
     // SAFETY: every bit pattern is an entry.
-    let masked = io.redirtbl.iter().filter(|e| unsafe { e.bits } & (1 << 16) != 0).count();
+    let masked = io
+        .redirtbl
+        .iter()
+        .filter(|e| unsafe { e.bits } & (1 << 16) != 0)
+        .count();
     t.eq("all 24 pins are masked at first", masked, 24);
     io.id = 3;
     io.ioregsel = 0x12;
     io.redirtbl[5].bits = 0x0200_0000_0001_8065;
     io.redirtbl[23].bits = 0x0100_0000_0001_0071;
     vm.fd.set_irqchip(&chip)?;
-    let mut back = kvm_irqchip { chip_id: KVM_IRQCHIP_IOAPIC, ..Default::default() };
+    let mut back = kvm_irqchip {
+        chip_id: KVM_IRQCHIP_IOAPIC,
+        ..Default::default()
+    };
     vm.fd.get_irqchip(&mut back)?;
     // SAFETY: as above.
     let back = unsafe { back.chip.ioapic };
     t.eq("id and selector", (back.id, back.ioregsel), (3, 0x12));
     // SAFETY: as above.
     let entries = unsafe { (back.redirtbl[5].bits, back.redirtbl[23].bits) };
-    t.eq("the entries", entries, (0x0200_0000_0001_8065, 0x0100_0000_0001_0071));
+    t.eq(
+        "the entries",
+        entries,
+        (0x0200_0000_0001_8065, 0x0100_0000_0001_0071),
+    );
     Ok(())
 }
 
@@ -71,9 +94,25 @@ fn pit(t: &mut Tap, vm: &Vm) -> Outcome {
     want.flags = KVM_PIT_FLAGS_HPET_LEGACY;
     vm.fd.set_pit2(&want)?;
     let got = vm.fd.get_pit2()?;
-    t.eq("channel 2", (got.channels[2].mode, got.channels[2].count, got.channels[2].gate), (3, 0x1234, 1));
-    t.eq("channel 1", (got.channels[1].mode, got.channels[1].count), (2, 18));
-    t.eq("the flag of the HPET", got.flags & KVM_PIT_FLAGS_HPET_LEGACY, KVM_PIT_FLAGS_HPET_LEGACY);
+    t.eq(
+        "channel 2",
+        (
+            got.channels[2].mode,
+            got.channels[2].count,
+            got.channels[2].gate,
+        ),
+        (3, 0x1234, 1),
+    );
+    t.eq(
+        "channel 1",
+        (got.channels[1].mode, got.channels[1].count),
+        (2, 18),
+    );
+    t.eq(
+        "the flag of the HPET",
+        got.flags & KVM_PIT_FLAGS_HPET_LEGACY,
+        KVM_PIT_FLAGS_HPET_LEGACY,
+    );
     Ok(())
 }
 
@@ -82,12 +121,21 @@ fn clock(t: &mut Tap, vm: &Vm) -> Outcome {
     let first = vm.fd.get_clock()?.clock;
     let second = vm.fd.get_clock()?.clock;
     t.ok("the clock goes on", second >= first);
-    vm.fd.set_clock(&kvm_clock_data { clock: FAR, ..Default::default() })?;
+    vm.fd.set_clock(&kvm_clock_data {
+        clock: FAR,
+        ..Default::default()
+    })?;
     let after = vm.fd.get_clock()?.clock;
-    t.ok("it goes on from where it was set", (FAR..FAR + 60_000_000_000).contains(&after));
+    t.ok(
+        "it goes on from where it was set",
+        (FAR..FAR + 60_000_000_000).contains(&after),
+    );
     t.errno(
         "an unknown flag",
-        vm.fd.set_clock(&kvm_clock_data { flags: 1 << 30, ..Default::default() }),
+        vm.fd.set_clock(&kvm_clock_data {
+            flags: 1 << 30,
+            ..Default::default()
+        }),
         libc::EINVAL,
     );
     Ok(())
@@ -96,14 +144,38 @@ fn clock(t: &mut Tap, vm: &Vm) -> Outcome {
 fn refused(t: &mut Tap, dev: &Device) -> Outcome {
     let bare = Vm::new(dev)?;
     let mut chip = kvm_irqchip::default();
-    t.errno("KVM_GET_IRQCHIP without chips", bare.fd.get_irqchip(&mut chip), libc::ENXIO);
-    t.errno("KVM_SET_IRQCHIP without chips", bare.fd.set_irqchip(&chip), libc::ENXIO);
-    t.errno("KVM_IRQ_LINE without chips", bare.irq_line(1, true), libc::ENXIO);
+    t.errno(
+        "KVM_GET_IRQCHIP without chips",
+        bare.fd.get_irqchip(&mut chip),
+        libc::ENXIO,
+    );
+    t.errno(
+        "KVM_SET_IRQCHIP without chips",
+        bare.fd.set_irqchip(&chip),
+        libc::ENXIO,
+    );
+    t.errno(
+        "KVM_IRQ_LINE without chips",
+        bare.irq_line(1, true),
+        libc::ENXIO,
+    );
     let vm = Vm::with_irqchip(dev)?;
     chip.chip_id = 7;
-    t.errno("KVM_GET_IRQCHIP of a chip that is none", vm.fd.get_irqchip(&mut chip), libc::EINVAL);
-    t.errno("KVM_SET_IRQCHIP of a chip that is none", vm.fd.set_irqchip(&chip), libc::EINVAL);
-    t.errno("KVM_CREATE_IRQCHIP twice", sys::ioctl(vm.raw(), sys::KVM_CREATE_IRQCHIP, 0), libc::EEXIST);
+    t.errno(
+        "KVM_GET_IRQCHIP of a chip that is none",
+        vm.fd.get_irqchip(&mut chip),
+        libc::EINVAL,
+    );
+    t.errno(
+        "KVM_SET_IRQCHIP of a chip that is none",
+        vm.fd.set_irqchip(&chip),
+        libc::EINVAL,
+    );
+    t.errno(
+        "KVM_CREATE_IRQCHIP twice",
+        sys::ioctl(vm.raw(), sys::KVM_CREATE_IRQCHIP, 0),
+        libc::EEXIST,
+    );
     let with_vcpu = Vm::new(dev)?;
     let _vcpu = with_vcpu.vcpu(0)?;
     t.errno(

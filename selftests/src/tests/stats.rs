@@ -83,32 +83,61 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     for (name, file) in [("VM", &of_vm), ("vCPU", &of_vcpu)] {
         let h = header(file)?;
         t.ok(format!("{name}: there are statistics"), h.descriptors > 0);
-        t.ok(format!("{name}: the id is behind the header"), h.id_offset >= 24);
+        t.ok(
+            format!("{name}: the id is behind the header"),
+            h.id_offset >= 24,
+        );
         t.ok(
             format!("{name}: data is behind the descriptors"),
             h.data_offset >= h.descriptor_offset + (h.descriptors * (16 + h.name_size)) as u64,
         );
         let mut id = vec![0; h.name_size];
         file.read_exact_at(&mut id, h.id_offset)?;
-        t.ok(format!("{name}: the id begins with kvm-"), id.starts_with(b"kvm-"));
+        t.ok(
+            format!("{name}: the id begins with kvm-"),
+            id.starts_with(b"kvm-"),
+        );
         let all = read(file)?;
-        t.eq(format!("{name}: names are unique"), all.len(), h.descriptors);
+        t.eq(
+            format!("{name}: names are unique"),
+            all.len(),
+            h.descriptors,
+        );
     }
     let before = read(&of_vcpu)?;
-    for name in ["exits", "io_exits", "halt_exits", "mmio_exits", "irq_injections"] {
+    for name in [
+        "exits",
+        "io_exits",
+        "halt_exits",
+        "mmio_exits",
+        "irq_injections",
+    ] {
         t.ok(format!("vCPU: {name} is there"), before.contains_key(name));
     }
     for _ in 0..10 {
         vcpu.run()?;
     }
     let after = read(&of_vcpu)?;
-    let grew = |name: &str| after.get(name).copied().unwrap_or(0) - before.get(name).copied().unwrap_or(0);
-    t.ok("ten port accesses are ten exits at least", grew("exits") >= 10);
+    let grew =
+        |name: &str| after.get(name).copied().unwrap_or(0) - before.get(name).copied().unwrap_or(0);
+    t.ok(
+        "ten port accesses are ten exits at least",
+        grew("exits") >= 10,
+    );
     t.eq("and ten io_exits", grew("io_exits"), 10);
 
     drop(vcpu);
     drop(vm);
-    t.ok("the file outlives the VM's descriptor", read(&of_vm).is_ok());
-    t.errno("it can't be written", (&of_vm).write(&[0]).map_err(|e| Errno(e.raw_os_error().unwrap_or(0))), libc::EBADF);
+    t.ok(
+        "the file outlives the VM's descriptor",
+        read(&of_vm).is_ok(),
+    );
+    t.errno(
+        "it can't be written",
+        (&of_vm)
+            .write(&[0])
+            .map_err(|e| Errno(e.raw_os_error().unwrap_or(0))),
+        libc::EBADF,
+    );
     Ok(())
 }

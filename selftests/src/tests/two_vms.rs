@@ -27,7 +27,11 @@ fn machine(dev: &Device, mode: Mode, step: u32) -> Outcome<(Vm, Ram, Vcpu)> {
         a.out(0x40, eax)?;
         a.jmp(again)
     };
-    let bytes = if mode == Mode::Long { asm64(code) } else { asm32(code) };
+    let bytes = if mode == Mode::Long {
+        asm64(code)
+    } else {
+        asm32(code)
+    };
     setup::start(&vcpu, &ram, mode, &bytes)?;
     Ok((vm, ram, vcpu))
 }
@@ -41,13 +45,20 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         wrong += u32::from(two.run()? != Exit::out32(0x40, 1000 * i));
     }
     t.eq("in turn, each counts its own", wrong, 0);
-    t.eq("in its own memory", (ram1.get32(DATA), ram2.get32(DATA)), (100, 100_000));
+    t.eq(
+        "in its own memory",
+        (ram1.get32(DATA), ram2.get32(DATA)),
+        (100, 100_000),
+    );
     t.eq(
         "registers are their own",
         (one.regs()?.rax, two.regs()?.rax),
         (STEPS, 1000 * STEPS),
     );
-    t.ok("so are control registers", one.fd.get_sregs()?.cr4 != two.fd.get_sregs()?.cr4);
+    t.ok(
+        "so are control registers",
+        one.fd.get_sregs()?.cr4 != two.fd.get_sregs()?.cr4,
+    );
 
     let both = thread::scope(|s| -> Outcome<_> {
         let go = |mut vcpu: Vcpu, step: u32| {
@@ -63,14 +74,25 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         let first = s.spawn(go(one, 1));
         let second = s.spawn(go(two, 1000));
         let panicked = |_| "a vCPU thread panicked";
-        Ok((first.join().map_err(panicked)??, second.join().map_err(panicked)??))
+        Ok((
+            first.join().map_err(panicked)??,
+            second.join().map_err(panicked)??,
+        ))
     })?;
     let ((wrong1, mut one), (wrong2, two)) = both;
-    t.eq("in two threads, each counts its own", (wrong1, wrong2), (0, 0));
+    t.eq(
+        "in two threads, each counts its own",
+        (wrong1, wrong2),
+        (0, 0),
+    );
 
     drop(two);
     drop(vm2);
     drop(ram2);
-    t.eq("the first goes on when the second is gone", one.run()?, Exit::out32(0x40, 2 * STEPS as u32 + 1));
+    t.eq(
+        "the first goes on when the second is gone",
+        one.run()?,
+        Exit::out32(0x40, 2 * STEPS as u32 + 1),
+    );
     Ok(())
 }

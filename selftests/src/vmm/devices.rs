@@ -97,7 +97,7 @@ impl Devices {
             acpi::PM1_CONTROL => self.pm1_control(data),
             p if p == acpi::PM1_EVENT + 2 => {
                 lock(&self.registers).pm1_enable =
-                    u16::from(value) | u16::from(*data.get(1).unwrap_or(&0)) << 8;
+                    u16::from(value) | (u16::from(*data.get(1).unwrap_or(&0)) << 8);
             }
             _ => {}
         }
@@ -156,7 +156,7 @@ fn cmos(index: u8) -> u8 {
         let now = libc::time(std::ptr::null_mut());
         libc::gmtime_r(&now, &mut tm);
     }
-    let bcd = |v: i32| ((v / 10 % 10) << 4 | v % 10) as u8;
+    let bcd = |v: i32| (((v / 10 % 10) << 4) | (v % 10)) as u8;
     match index {
         0 => bcd(tm.tm_sec),
         2 => bcd(tm.tm_min),
