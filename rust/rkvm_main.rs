@@ -12,6 +12,7 @@ mod sys;
 
 mod host;
 mod io;
+mod irq;
 mod memory;
 mod nr;
 mod system;

@@ -50,6 +50,7 @@ use crate::{
     host::host,
     memory::VcpuMmu,
     sys::{
+        apic_page::ApicPages,
         cpu::SignalMask,
         fpu::{
             GuestFpu,
@@ -70,6 +71,10 @@ use crate::{
     },
 };
 use events::Events;
+use platform::{
+    apic::Apic,
+    clock::ClockPage, //
+};
 use requests::Requests;
 use run_page::RunPage;
 use state::{
@@ -100,8 +105,10 @@ pub(crate) struct Vcpu {
     pub(crate) index: usize,
     /// The pages shared with user space.
     pub(crate) run: RunPage,
-    /// What other threads ask for.
-    pub(crate) requests: Requests,
+    /// What other threads ask for. The timer of the APIC has a reference.
+    pub(crate) requests: Arc<Requests>,
+    /// The half of the APIC that all may touch, if it is in the kernel.
+    pub(crate) apic: Option<ApicPages>,
     /// Counters for KVM_GET_STATS_FD.
     pub(crate) stats: VcpuStats,
     /// Taken by every ioctl for as long as it lasts. May be held while sleeping; inside the VM's set-up lock.
@@ -140,6 +147,9 @@ pub(crate) struct Arch {
     pub(crate) tsc: tsc::Tsc,
     /// Whether it runs, halts or waits.
     mp_state: MpState,
+    /// KVM_CAP_X86_DISABLE_EXITS, which does not change once there are vCPUs.
+    hlt_in_guest: bool,
+    pause_in_guest: bool,
     /// The filter of MSR accesses, as of the last request to look.
     pub(crate) msr_filter: Option<Arc<MsrFilter>>,
     /// XCR0 and IA32_XSS as they are while the guest runs.
@@ -148,6 +158,16 @@ pub(crate) struct Arch {
     pub(crate) xcr0: u64,
     /// IA32_APIC_BASE, for a vCPU without an APIC in the kernel.
     pub(crate) apic_base: u64,
+    /// The APIC in the kernel.
+    pub(crate) apic: Option<Apic>,
+    /// Vector of the last SIPI.
+    pub(crate) sipi_vector: u8,
+    /// The vector of [`requests::Request::IoapicEoi`].
+    pub(crate) ended_vector: u8,
+    /// How long the vCPU polls before it sleeps in HLT.
+    pub(crate) halt_poll_ns: u32,
+    /// kvmclock.
+    pub(crate) clock_page: ClockPage,
     /// CPUID as user space set it.
     pub(crate) cpuid: cpuid::Cpuid,
     /// What follows from it.
@@ -198,6 +218,16 @@ impl DebugRegs {
 impl Vcpu {
     /// A vCPU in the state after reset. ENOMEM.
     pub(crate) fn new(vm: &Vm, id: u32, index: usize) -> Result<Arc<Self>> {
+        let caps = cpuid::caps_of(&[]);
+        let is_bsp = id == vm.caps.boot_cpu_id();
+        let requests = Arc::new(Requests::new(), GFP_KERNEL_ACCOUNT)?;
+        let (pages, apic) = if vm.has_irqchip() {
+            let pages = ApicPages::new()?;
+            let apic = Apic::new(&pages, requests.clone(), id, is_bsp, &caps)?;
+            (Some(pages), Some(apic))
+        } else {
+            (None, None)
+        };
         let state = State {
             vmcs: VmcsContext::new(&host().hw, host().vmcs.revision_id)?,
             fpu: GuestFpu::new()?,
@@ -212,13 +242,20 @@ impl Vcpu {
                 debug: DebugRegs::RESET,
                 guest_debug: GuestDebug::default(),
                 tsc: tsc::Tsc::new(vm.caps.tsc_khz()),
-                mp_state: MpState::Runnable,
+                mp_state: if is_bsp || apic.is_none() { MpState::Runnable } else { MpState::Uninitialized },
+                hlt_in_guest: vm.caps.hlt_in_guest(),
+                pause_in_guest: vm.caps.pause_in_guest(),
                 msr_filter: vm.msr_filter(),
                 xstate: host().xstate,
                 xcr0: 1,
-                apic_base: APIC_BASE_RESET | if id == vm.caps.boot_cpu_id() { APIC_BASE_BSP } else { 0 },
+                apic_base: APIC_BASE_RESET | if is_bsp { APIC_BASE_BSP } else { 0 },
+                apic,
+                sipi_vector: 0,
+                ended_vector: 0,
+                halt_poll_ns: 0,
+                clock_page: ClockPage::default(),
                 cpuid: cpuid::Cpuid::new(),
-                caps: cpuid::caps_of(&[]),
+                caps,
                 msrs: GuestMsrs::new(host().arch_capabilities),
                 msr_bitmap: TablePage::new(Wait::Sleep)?,
                 spec_ctrl_used: false,
@@ -234,13 +271,17 @@ impl Vcpu {
                 id,
                 index,
                 run: RunPage::new()?,
-                requests: Requests::new(),
+                requests,
+                apic: pages,
                 stats: VcpuStats::default(),
                 state <- new_mutex!(state),
             }),
             GFP_KERNEL_ACCOUNT,
         )?;
-        vcpu.with(vm, |mut r| r.set_up());
+        vcpu.with(vm, |mut r| {
+            r.set_up();
+            r.set_up_timer();
+        });
         Ok(vcpu)
     }
 

@@ -6,8 +6,10 @@
 //! vCPU does takes the VM as an argument, so there is no cycle of references.
 
 pub(crate) mod caps;
+pub(crate) mod clock;
 pub(crate) mod ioctl;
 mod ioctl_io;
+mod ioctl_irq;
 mod ioctl_memory;
 pub(crate) mod msr_filter;
 pub(crate) mod vcpus;
@@ -17,12 +19,21 @@ use kernel::{
     prelude::*,
     sync::{
         Arc,
-        Mutex, //
+        Mutex,
+        SetOnce, //
     },
 };
 
 use crate::{
     io::Io,
+    irq::{
+        chips::{
+            StormOver,
+            StormTimer, //
+        },
+        pit::PitTimer,
+        Irq, //
+    },
     memory::{
         Memory,
         Mmu, //
@@ -31,6 +42,7 @@ use crate::{
     vcpu::Vcpu, //
 };
 use caps::Caps;
+use clock::VmClock;
 use msr_filter::MsrFilter;
 use rkvm_core::tsc;
 use vcpus::Vcpus;
@@ -53,6 +65,15 @@ pub(crate) struct Vm {
     pub(crate) tsc: Mutex<tsc::Sync>,
     /// The thread that made the VM, for the names of statistics.
     pub(crate) creator: i32,
+    /// Interrupt controllers and the way to the local APICs.
+    pub(crate) irq: Arc<Irq>,
+    /// Gives level interrupts that stormed another chance.
+    pub(crate) storm_timer: Pin<KBox<StormTimer>>,
+    /// The host's timer for the interval timer.
+    pub(crate) pit_timer: SetOnce<Pin<KBox<PitTimer>>>,
+    /// kvmclock. Taken inside any other lock but that of the TSCs.
+    #[pin]
+    pub(crate) clock: Mutex<VmClock>,
     /// ioeventfds, irqfds, coalesced MMIO.
     #[pin]
     pub(crate) io: Io,
@@ -76,6 +97,7 @@ impl Vm {
         }
         let vcpus = Arc::new(Vcpus::new(), GFP_KERNEL_ACCOUNT)?;
         let mmu = Mmu::new(vcpus.clone())?;
+        let irq = Irq::new(vcpus.clone())?;
         Arc::pin_init(
             try_pin_init!(Self {
                 vcpus,
@@ -84,6 +106,10 @@ impl Vm {
                 msr_filter <- new_mutex!(None),
                 tsc <- new_mutex!(tsc::Sync::NEW),
                 creator: kernel::current!().pid(),
+                storm_timer: StormOver::timer(irq.clone())?,
+                pit_timer: SetOnce::new(),
+                irq,
+                clock <- new_mutex!(VmClock::new()),
                 io <- Io::new(),
                 setup <- new_mutex!(Setup::default()),
             }),

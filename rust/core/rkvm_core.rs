@@ -34,6 +34,7 @@ pub mod irq;
 pub mod memslots;
 pub mod mmu;
 pub mod msr;
+pub mod pvclock;
 pub mod regs;
 pub mod stats;
 pub mod tsc;

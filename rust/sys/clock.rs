@@ -27,3 +27,11 @@ pub(crate) fn realtime_ns() -> u64 {
     // SAFETY: No requirements.
     unsafe { bindings::rkvm_ktime_get_real_ns() }
 }
+
+/// Whether the host's own clock counts the TSC, so that times of it and of guests go together.
+pub(crate) fn counts_tsc() -> bool {
+    let mut snapshot = kb::system_time_snapshot::default();
+    // SAFETY: The function fills the structure, which is ours.
+    unsafe { kb::ktime_get_snapshot_id(kb::CLOCK_BOOTTIME as kb::clockid_t, &mut snapshot) };
+    snapshot.valid != 0 && snapshot.cs_id == kb::clocksource_ids_CSID_X86_TSC
+}

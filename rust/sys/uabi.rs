@@ -14,7 +14,7 @@ use kernel::{
 
 pub(crate) use super::bindings::{
     kvm_clock_data, kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_dirty_log,
-    kvm_debugregs, kvm_dtable, kvm_enable_cap, kvm_fpu, kvm_guest_debug, kvm_interrupt, kvm_ioapic_state,
+    kvm_debugregs, kvm_device_attr, kvm_dtable, kvm_enable_cap, kvm_fpu, kvm_guest_debug, kvm_interrupt, kvm_ioapic_state,
     kvm_ioeventfd, kvm_irq_level, kvm_irq_routing, kvm_irq_routing_entry, kvm_irqchip, kvm_irqfd, kvm_lapic_state, kvm_mp_state,
     kvm_msi, kvm_msr_entry, kvm_msr_list, kvm_msrs, kvm_pic_state, kvm_pit_config, kvm_pit_state, kvm_pit_state2,
     kvm_regs, kvm_run, kvm_segment, kvm_signal_mask, kvm_sregs, kvm_sregs2, kvm_tpr_access_ctl, kvm_translation,
@@ -50,7 +50,7 @@ macro_rules! abi {
 }
 abi!(
     u8, u16, u32, u64, i32,
-    kvm_clock_data, kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_debugregs, kvm_dirty_log, kvm_dtable, kvm_enable_cap,
+    kvm_clock_data, kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_debugregs, kvm_device_attr, kvm_dirty_log, kvm_dtable, kvm_enable_cap,
     kvm_fpu, kvm_guest_debug, kvm_interrupt, kvm_ioapic_state, kvm_ioeventfd, kvm_irq_level, kvm_irq_routing, kvm_irq_routing_entry,
     kvm_irqchip, kvm_irqfd, kvm_lapic_state, kvm_mp_state, kvm_msi, kvm_msr_entry, kvm_msr_list, kvm_msrs,
     kvm_pic_state, kvm_pit_config, kvm_pit_state, kvm_pit_state2, kvm_regs, kvm_segment, kvm_signal_mask, kvm_sregs,
@@ -58,8 +58,22 @@ abi!(
     kvm_vapic_addr, kvm_vcpu_events, kvm_x86_mce, kvm_xcrs, kvm_xsave,
 );
 
+// SAFETY: An array of what is plain itself.
+unsafe impl<T: Abi, const N: usize> Abi for [T; N] {}
+
 // SAFETY: `struct kvm_cpuid_entry2`, as core has it: integers, padded explicitly.
 unsafe impl Abi for rkvm_core::cpuid::CpuidEntry {}
+
+// SAFETY: Structures of `linux/kvm.h` as core has them, each with a test of its size: integers without padding.
+unsafe impl Abi for rkvm_core::irq::pic::PicState {}
+// SAFETY: As above.
+unsafe impl Abi for rkvm_core::irq::ioapic::IoapicState {}
+// SAFETY: As above.
+unsafe impl Abi for rkvm_core::irq::pit::PitState {}
+// SAFETY: As above; `struct kvm_pit_state`.
+unsafe impl Abi for [rkvm_core::irq::pit::ChannelState; 3] {}
+// SAFETY: As above.
+unsafe impl Abi for rkvm_core::irq::lapic::LapicState {}
 
 /// The third argument of an ioctl: a number, or an address in the caller's memory.
 #[derive(Clone, Copy)]

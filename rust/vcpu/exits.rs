@@ -68,6 +68,10 @@ impl Running<'_> {
             Reason::ExceptionNmi => self.exit_exception(),
             Reason::MceDuringVmentry => Ok(Flow::Resume),
 
+            Reason::PreemptionTimer => {
+                self.timer_may_be_due();
+                Ok(Flow::Resume)
+            }
             Reason::InterruptWindow => {
                 self.set_primary(Primary::INTR_WINDOW_EXITING, false);
                 self.vcpu.stats.irq_window_exits.inc();
@@ -173,7 +177,6 @@ impl Running<'_> {
             | Reason::TprBelowThreshold
             | Reason::ApicAccess
             | Reason::EoiInduced
-            | Reason::PreemptionTimer
             | Reason::ApicWrite
             | Reason::PmlFull
             | Reason::SppEvent

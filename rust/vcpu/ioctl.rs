@@ -2,6 +2,8 @@
 
 //! ioctls on a vCPU's fd (api.rst, "vCPU ioctls").
 
+use core::mem::size_of;
+
 use kernel::{
     fs::File,
     prelude::*,
@@ -77,6 +79,21 @@ impl FileOps for VcpuFile {
     }
 }
 
+/// `struct kvm_cpuid_entry`: function, EAX, EBX, ECX, EDX, padding.
+type OldCpuidEntry = [u32; 6];
+
+/// An entry of KVM_SET_CPUID, which knows no subleaves.
+fn from_old([function, eax, ebx, ecx, edx, _]: OldCpuidEntry) -> CpuidEntry {
+    CpuidEntry {
+        function,
+        eax,
+        ebx,
+        ecx,
+        edx,
+        ..CpuidEntry::default()
+    }
+}
+
 impl Running<'_> {
     fn ioctl(&mut self, cmd: u32, arg: UserArg) -> Result<usize> {
         match cmd {
@@ -109,6 +126,18 @@ impl Running<'_> {
                     return Err(E2BIG);
                 }
                 let entries: KVVec<CpuidEntry> = arg.offset(8).read_vec(head.nent as usize)?;
+                self.set_cpuid(entries).map(|()| 0)
+            }
+            nr::KVM_SET_CPUID => {
+                let head: kvm_cpuid2 = arg.read()?;
+                if head.nent as usize > rkvm_core::cpuid::MAX_ENTRIES {
+                    return Err(E2BIG);
+                }
+                let mut entries = KVVec::with_capacity(head.nent as usize, GFP_KERNEL_ACCOUNT)?;
+                for n in 0..head.nent as usize {
+                    let at = arg.offset(8).offset(n.wrapping_mul(size_of::<OldCpuidEntry>()));
+                    entries.push(from_old(at.read()?), GFP_KERNEL_ACCOUNT)?;
+                }
                 self.set_cpuid(entries).map(|()| 0)
             }
             nr::KVM_GET_CPUID2 => {
@@ -151,17 +180,28 @@ impl Running<'_> {
             nr::KVM_GET_VCPU_EVENTS => arg.write(&self.vcpu_events())?,
             nr::KVM_SET_VCPU_EVENTS => self.set_vcpu_events(&arg.read()?)?,
             nr::KVM_GET_MP_STATE => {
-                let mp_state = self.arch.mp_state() as u32;
+                let mp_state = self.mp_state_for_user() as u32;
                 arg.write(&kvm_mp_state { mp_state })?;
             }
             nr::KVM_SET_MP_STATE => self.user_sets_mp_state(arg.read::<kvm_mp_state>()?.mp_state)?,
             nr::KVM_INTERRUPT => self.user_interrupt(&arg.read()?)?,
+            nr::KVM_GET_LAPIC => arg.write(&*self.lapic_state()?)?,
+            nr::KVM_SET_LAPIC => self.set_lapic_state(&*arg.read_boxed()?)?,
+            nr::KVM_KVMCLOCK_CTRL => self.guest_was_stopped()?,
             nr::KVM_NMI => self.user_nmi(),
             nr::KVM_SET_SIGNAL_MASK => self.set_signal_mask(arg)?,
             nr::KVM_X86_SETUP_MCE => self.setup_mce(arg.read()?)?,
             nr::KVM_X86_SET_MCE => self.report_mce(&arg.read()?)?,
             nr::KVM_GET_TSC_KHZ => return Ok(self.arch.tsc.khz() as usize),
             nr::KVM_SET_TSC_KHZ => self.set_tsc_khz(arg.value())?,
+            nr::KVM_TRANSLATE => {
+                let mut translation = arg.read()?;
+                self.translate_for_user(&mut translation);
+                arg.write(&translation)?;
+            }
+            nr::KVM_HAS_DEVICE_ATTR => self.has_attribute(&arg.read()?)?,
+            nr::KVM_GET_DEVICE_ATTR => self.get_attribute(&arg.read()?)?,
+            nr::KVM_SET_DEVICE_ATTR => self.set_attribute(&arg.read()?)?,
             nr::KVM_TPR_ACCESS_REPORTING => self.report_tpr_access(arg)?,
             // What C KVM answers here.
             _ => return Err(EINVAL),

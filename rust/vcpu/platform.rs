@@ -2,6 +2,11 @@
 
 //! What a vCPU has of its platform: APIC, halt state, interrupts, time.
 
+pub(crate) mod apic;
+pub(crate) mod clock;
+pub(crate) mod halt;
+pub(crate) mod timer;
+
 use kernel::prelude::*;
 use rkvm_core::{
     exception::Exception,
@@ -14,37 +19,26 @@ use rkvm_core::{
 };
 
 use super::{
+    requests::Request,
     run::Flow,
     Running, //
 };
 
+const TSC_DEADLINE: u32 = 0x6e0;
+const X2APIC_TPR: u32 = 0x808;
+const X2APIC_EOI: u32 = 0x80b;
+const X2APIC_ICR: u32 = 0x830;
+const X2APIC_TIMER_INITIAL: u32 = 0x838;
+const X2APIC_SELF_IPI: u32 = 0x83f;
+const X2APIC_FIRST: u32 = 0x800;
+
 impl Running<'_> {
-    /// Whether the APIC of this vCPU is in the kernel.
-    #[inline]
-    pub(crate) fn has_kernel_apic(&self) -> bool {
-        false
-    }
-
-    /// Whether the interrupt controllers of the PC are in the kernel.
-    pub(crate) fn has_kernel_pic(&self) -> bool {
-        false
-    }
-
-    /// KVM_SET_MP_STATE: a SIPI waits.
-    pub(crate) fn pend_sipi(&mut self) {}
-
-    /// The vector of the SIPI that waits.
-    pub(crate) fn user_sets_sipi_vector(&mut self, _vector: u8) {}
-
-    /// Whether an INIT waits for the end of SMM.
-    pub(crate) fn user_sets_latched_init(&mut self, _latched: bool) {}
-
-    /// The interrupt of LVT CMCI.
-    pub(crate) fn deliver_cmci(&mut self) {}
-
     /// CR8: the task priority.
     pub(crate) fn cr8(&self) -> u64 {
-        self.arch.cr8
+        match &self.arch.apic {
+            Some(apic) => apic.lapic.cr8(),
+            None => self.arch.cr8,
+        }
     }
 
     /// Sets CR8. #GP(0) for reserved bits.
@@ -52,95 +46,160 @@ impl Running<'_> {
         if value & !0xf != 0 {
             return Err(Exception::GP0);
         }
-        self.arch.cr8 = value;
+        match &mut self.arch.apic {
+            Some(apic) => {
+                apic.lapic.set_cr8(value);
+                self.vcpu.requests.set_own(Request::Event);
+            }
+            None => self.arch.cr8 = value,
+        }
         Ok(())
     }
 
     /// IA32_APIC_BASE.
     pub(crate) fn apic_base(&self) -> u64 {
-        self.arch.apic_base
+        match &self.arch.apic {
+            Some(apic) => apic.lapic.base(),
+            None => self.arch.apic_base,
+        }
     }
 
     /// KVM_SET_SREGS of IA32_APIC_BASE. EINVAL for a value that it can't have.
     pub(crate) fn user_sets_apic_base(&mut self, value: u64) -> Result {
-        if !rules::apic_base_valid(self.arch.apic_base, value, &self.arch.caps, Origin::User) {
-            return Err(EINVAL);
+        self.set_apic_base(value, Origin::User).map_err(|_| EINVAL)
+    }
+
+    fn set_apic_base(&mut self, value: u64, origin: Origin) -> Result<(), MsrError> {
+        let reserved = self.arch.caps.reserved_gpa_bits();
+        match &mut self.arch.apic {
+            Some(apic) => {
+                let effects = apic
+                    .lapic
+                    .set_base(value, reserved, origin == Origin::User)
+                    .map_err(|_| MsrError::Invalid)?;
+                self.apply_apic_effects(effects);
+            }
+            None => {
+                if !rules::apic_base_valid(self.arch.apic_base, value, &self.arch.caps, origin) {
+                    return Err(MsrError::Invalid);
+                }
+                self.arch.apic_base = value;
+                self.update_dynamic_cpuid();
+            }
         }
-        self.arch.apic_base = value;
-        self.update_dynamic_cpuid();
         Ok(())
     }
 
     /// Whether the APIC is switched on.
     pub(crate) fn apic_enabled(&self) -> bool {
-        self.arch.apic_base & (1 << 11) != 0
-    }
-
-    /// The guest's CPUID has changed: what the APIC offers may follow.
-    pub(crate) fn apic_follows_cpuid(&mut self) {}
-
-    /// Whether the vCPU waits for INIT or SIPI.
-    #[inline]
-    pub(crate) fn waits_for_sipi(&self) -> bool {
-        false
-    }
-
-    /// Waits for INIT and SIPI; EAGAIN, or EINTR for a signal.
-    pub(crate) fn wait_for_sipi(&mut self) -> Error {
-        EAGAIN
-    }
-
-    /// Whether the vCPU executes instructions.
-    #[inline]
-    pub(crate) fn is_runnable(&self) -> bool {
-        true
-    }
-
-    /// Sleeps until there is a reason to run.
-    pub(crate) fn block(&mut self) -> Result<Flow> {
-        Ok(Flow::Resume)
-    }
-
-    /// HLT with the APIC in the kernel.
-    pub(crate) fn halt(&mut self) {}
-
-    /// Whether an interrupt waits.
-    #[inline]
-    pub(crate) fn has_interrupt(&self) -> bool {
-        self.arch.events.user_interrupt.is_some()
-    }
-
-    /// Takes the vector of the interrupt that waits.
-    pub(crate) fn take_interrupt(&mut self) -> Option<u8> {
-        self.arch.events.user_interrupt.take()
+        self.apic_base() & (1 << 11) != 0
     }
 
     /// Requests that the APIC and the clock make.
     pub(crate) fn handle_platform_requests(&mut self) -> Result<Flow> {
+        if self.vcpu.requests.take(Request::Apic) {
+            if self.vm.irq.is_stale() {
+                self.vm.irq.rebuild_destinations()?;
+            }
+            self.take_inbox();
+        }
+        if self.vcpu.requests.take(Request::IoapicEoi) {
+            self.vcpu.run.set_ioapic_eoi(self.arch.ended_vector);
+            return Ok(Flow::ToUser);
+        }
+        if self.vcpu.requests.take(Request::ClockUpdate) {
+            self.timer_follows_tsc();
+            self.write_system_time();
+        }
         Ok(Flow::Resume)
     }
 
     /// WRMSR of an APIC register in the innermost loop; false if it needs the full handler.
-    pub(crate) fn write_apic_msr_fast(&mut self, _msr: u32, _value: u64) -> bool {
-        false
+    #[inline]
+    pub(crate) fn write_apic_msr_fast(&mut self, msr: u32, value: u64) -> bool {
+        match msr {
+            TSC_DEADLINE if self.has_kernel_apic() => {
+                self.write_tsc_deadline(value);
+                true
+            }
+            X2APIC_EOI | X2APIC_ICR | X2APIC_TPR | X2APIC_TIMER_INITIAL | X2APIC_SELF_IPI => {
+                self.write_x2apic_fast(msr, value)
+            }
+            _ => false,
+        }
+    }
+
+    /// The registers that neither change who the APIC is nor need to sleep.
+    fn write_x2apic_fast(&mut self, msr: u32, value: u64) -> bool {
+        let Some((apic, clock)) = self.arch.apic_and_clock() else {
+            return false;
+        };
+        match apic.lapic.msr_write(msr, value, &clock) {
+            Ok(effects) => {
+                self.apply_atomic_apic_effects(&effects);
+                true
+            }
+            // The full handler says what becomes of it; the APIC is as it was.
+            Err(_) => false,
+        }
     }
 
     /// MSRs of the APIC and the clocks.
-    pub(crate) fn get_platform_msr(&mut self, handler: Handler, origin: Origin) -> Result<u64, MsrError> {
+    pub(crate) fn get_platform_msr(
+        &mut self,
+        handler: Handler,
+        origin: Origin,
+    ) -> Result<u64, MsrError> {
         match handler {
             Handler::Tsc => Ok(self.guest_tsc()),
             Handler::TscAdjust => self.tsc_adjust(origin),
+            Handler::ApicBase => Ok(self.apic_base()),
+            Handler::TscDeadline => Ok(self
+                .arch
+                .apic
+                .as_ref()
+                .map_or(0, |apic| apic.lapic.tsc_deadline())),
+            Handler::X2Apic(offset) => {
+                let (apic, clock) = self.arch.apic_and_clock().ok_or(MsrError::Invalid)?;
+                apic.lapic
+                    .msr_read(x2apic_msr(offset), &clock)
+                    .map_err(|_| MsrError::Invalid)
+            }
+            Handler::WallClock(_) | Handler::SystemTime(_) => self.get_clock_msr(handler, origin),
             _ => Err(MsrError::Unsupported),
         }
     }
 
     /// Writes MSRs of the APIC and the clocks.
-    pub(crate) fn set_platform_msr(&mut self, handler: Handler, value: u64, origin: Origin) -> Result<(), MsrError> {
+    pub(crate) fn set_platform_msr(
+        &mut self,
+        handler: Handler,
+        value: u64,
+        origin: Origin,
+    ) -> Result<(), MsrError> {
         match handler {
             Handler::Tsc => self.write_tsc_msr(value, origin),
             Handler::TscAdjust => self.set_tsc_adjust(value, origin)?,
+            Handler::ApicBase => self.set_apic_base(value, origin)?,
+            Handler::TscDeadline => self.write_tsc_deadline(value),
+            Handler::X2Apic(offset) => {
+                let (apic, clock) = self.arch.apic_and_clock().ok_or(MsrError::Invalid)?;
+                let effects = apic
+                    .lapic
+                    .msr_write(x2apic_msr(offset), value, &clock)
+                    .map_err(|_| MsrError::Invalid)?;
+                self.apply_apic_effects(effects);
+            }
+            Handler::WallClock(_) | Handler::SystemTime(_) => {
+                self.set_clock_msr(handler, value, origin)?
+            }
             _ => return Err(MsrError::Unsupported),
         }
         Ok(())
     }
+}
+
+/// The MSR of the register at `offset` of the page.
+fn x2apic_msr(offset: u16) -> u32 {
+    X2APIC_FIRST | u32::from(offset >> 4)
 }

@@ -13,7 +13,10 @@ use core::sync::atomic::{
     Ordering, //
 };
 
-use crate::sys::cpu;
+use crate::sys::{
+    cpu,
+    wait::VcpuWait, //
+};
 
 /// The requests, as bits.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -53,13 +56,16 @@ pub(crate) struct Requests {
     bits: AtomicU64,
     /// 0, or one more than the number of the CPU that is in, or on its way into, the guest.
     mode: AtomicU32,
+    /// Where the vCPU's thread sleeps while it has nothing to run.
+    pub(crate) wait: VcpuWait,
 }
 
 impl Requests {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             bits: AtomicU64::new(0),
             mode: AtomicU32::new(OUTSIDE),
+            wait: VcpuWait::new(),
         }
     }
 
@@ -111,9 +117,12 @@ impl Requests {
         self.mode.load(Ordering::SeqCst).checked_sub(1)
     }
 
-    /// Has the vCPU leave the guest, if it is in there. Does not wait for it.
+    /// Has the vCPU wake up or leave the guest, if it sleeps or is in there. Does not wait for it. Any context but NMI.
     #[inline]
     pub(crate) fn kick(&self) {
+        if self.wait.wake() {
+            return;
+        }
         if let Some(cpu) = self.guest_cpu() {
             cpu::send_reschedule(cpu);
         }

@@ -160,6 +160,10 @@ impl Running<'_> {
         if self.vcpu.requests.any() && self.handle_requests()? == Flow::ToUser {
             return Ok(Flow::ToUser);
         }
+        if !self.is_runnable() {
+            // An INIT was among the requests.
+            return Ok(Flow::Resume);
+        }
         self.load_debug_registers();
         let result = {
             let hw = self.hw;
@@ -178,6 +182,7 @@ impl Running<'_> {
             guard.commit();
             let result = loop {
                 self.trace_entry();
+                self.load_preemption_timer();
                 let result = guard.enter();
                 self.vcpu.stats.exits.inc();
                 let EntryResult::Exit(reason) = result else {

@@ -57,7 +57,7 @@ impl FileOps for Vm {
             nr::KVM_GET_TSC_KHZ => Ok(this.caps.tsc_khz() as usize),
             nr::KVM_SET_TSC_KHZ => this.set_default_tsc_khz(arg.value()).map(|()| 0),
             nr::KVM_GET_STATS_FD => StatsFile::open(this.into(), fmt!("kvm-{}", this.creator)),
-            _ => Err(ENOTTY),
+            _ => this.irq_ioctl(cmd, arg),
         }
     }
 }
@@ -73,5 +73,8 @@ fn create_vcpu(vm: &Arc<Vm>, id: u64) -> Result<usize> {
     let file = VcpuFile::new(vm.clone(), vcpu.clone())?;
     let fd = anon_fd(file)?;
     vm.vcpus.push(vcpu)?;
+    if vm.has_irqchip() {
+        vm.irq.rebuild_destinations()?;
+    }
     Ok(fd.publish())
 }

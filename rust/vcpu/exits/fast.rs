@@ -33,6 +33,7 @@ const VMCALL: u32 = 18;
 const IO_INSTRUCTION: u32 = 30;
 const MSR_READ: u32 = 31;
 const MSR_WRITE: u32 = 32;
+const PREEMPTION_TIMER: u32 = 52;
 const EPT_MISCONFIGURATION: u32 = 49;
 
 impl Running<'_> {
@@ -45,6 +46,11 @@ impl Running<'_> {
             MSR_READ => self.fast_rdmsr(),
             IO_INSTRUCTION => self.fast_io(),
             VMCALL => self.fast_vmcall(),
+            PREEMPTION_TIMER => {
+                self.complete_injection();
+                self.timer_may_be_due();
+                Fast::Handled
+            }
             EPT_MISCONFIGURATION => self.fast_ept_misconfiguration(),
             EXTERNAL_INTERRUPT => {
                 let info = EventInfo(guard.interruption_info());

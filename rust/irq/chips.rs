@@ -1,0 +1,455 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! PIC and I/O APIC with their locks, and what their answers ask for.
+
+use core::sync::atomic::{
+    AtomicBool,
+    AtomicU64,
+    Ordering, //
+};
+
+use kernel::{
+    c_str,
+    prelude::*,
+    static_lock_class,
+    sync::Arc, //
+};
+use rkvm_core::{
+    addr::Gpa,
+    irq::{
+        ioapic::{
+            self,
+            Ioapic, //
+        },
+        lapic::Eoi,
+        pic::{
+            self,
+            Pic, //
+        },
+        Deliver,
+        Delivery,
+        Interrupt,
+        IrqSource,
+        Trigger,
+        VcpuIndex,
+        VcpuSet, //
+    },
+};
+
+use super::{
+    pit,
+    Irq, //
+};
+use crate::{
+    sys::{
+        clock::monotonic_ns,
+        hrtimer::{
+            Next,
+            Timer,
+            TimerCallback, //
+        },
+        spinlock_irq::SpinLockIrq, //
+    },
+    vm::Vm,
+};
+
+/// How long a level interrupt that storms is held back.
+const STORM_DELAY_NS: i64 = 10_000_000;
+/// Bytes of the I/O APIC's registers.
+const IOAPIC_BYTES: u64 = 0x100;
+
+/// PIC and I/O APIC.
+#[pin_data]
+pub(crate) struct Chips {
+    /// Innermost but for the locks of the host's timers and wake-ups; never with `ioapic`.
+    #[pin]
+    pub(super) pic: SpinLockIrq<Pic>,
+    #[pin]
+    pub(super) ioapic: SpinLockIrq<Ioapic>,
+    /// The PIC's output, written under its lock.
+    pic_output: AtomicBool,
+    /// Where the I/O APIC's registers are, written under its lock.
+    ioapic_base: AtomicU64,
+    /// Edge vectors whose EOI somebody wants to hear of.
+    edge_eois: [AtomicU64; 4],
+}
+
+impl Chips {
+    /// After power-up.
+    pub(super) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            pic <- SpinLockIrq::new(Pic::new(), c_str!("pic_lock"), static_lock_class!()),
+            ioapic <- SpinLockIrq::new(Ioapic::new(false), c_str!("ioapic_lock"), static_lock_class!()),
+            pic_output: AtomicBool::new(false),
+            ioapic_base: AtomicU64::new(ioapic::DEFAULT_BASE),
+            edge_eois: [const { AtomicU64::new(0) }; 4],
+        })
+    }
+
+    /// Whether the PIC asks for an interrupt.
+    #[inline]
+    pub(crate) fn pic_output(&self) -> bool {
+        self.pic_output.load(Ordering::Acquire)
+    }
+
+    /// Whether the EOI of an edge interrupt with this vector matters to somebody, on some vCPU.
+    #[inline]
+    pub(crate) fn hears_edge(&self, vector: u8) -> bool {
+        let word = self.edge_eois.get(usize::from(vector >> 6));
+        word.is_some_and(|w| w.load(Ordering::Relaxed) & 1u64.wrapping_shl(vector.into()) != 0)
+    }
+
+    fn ioapic_offset(&self, gpa: Gpa) -> Option<u32> {
+        let offset = gpa.0.wrapping_sub(self.ioapic_base.load(Ordering::Relaxed));
+        (offset < IOAPIC_BYTES).then_some(offset as u32)
+    }
+}
+
+/// Where the I/O APIC's messages go.
+struct Sink<'a>(&'a Irq);
+
+impl Deliver for Sink<'_> {
+    fn deliver(&mut self, irq: &Interrupt, accepted: Option<&mut VcpuSet>) -> Delivery {
+        self.0.deliver(irq, None, accepted)
+    }
+}
+
+impl Irq {
+    /// One access to the PIC under its lock, and what follows from it without.
+    fn with_pic<R>(&self, chips: &Chips, f: impl FnOnce(&mut Pic) -> (R, pic::Effects)) -> R {
+        let (result, effects) = {
+            let mut pic = chips.pic.lock();
+            let answer = f(&mut pic);
+            chips.pic_output.store(pic.output(), Ordering::Release);
+            answer
+        };
+        if effects != pic::Effects::default() {
+            self.pic_effects(effects);
+        }
+        result
+    }
+
+    fn pic_effects(&self, effects: pic::Effects) {
+        if effects.wake {
+            if let Some(vcpu) = self.vcpus().iter().find(|v| v.accepts_pic()) {
+                vcpu.notify_apic();
+            }
+        }
+        for pin in bits(effects.acked.into()) {
+            if let Some(gsi) = self.gsi(|routes| routes.gsi_of_pic(pin)) {
+                self.tell_acked(gsi);
+            }
+        }
+        if effects.mask_changed != 0 {
+            self.pic_masks_changed(effects.mask_changed);
+        }
+    }
+
+    fn pic_masks_changed(&self, changed: u16) {
+        let Some(chips) = self.chips() else {
+            return;
+        };
+        let masks = chips.pic.lock().masks();
+        for pin in bits(changed.into()) {
+            if self.gsi(|routes| routes.gsi_of_pic(pin)) == Some(pit::GSI) {
+                self.pit_mask_changed(masks & 1u16.wrapping_shl(pin.into()) != 0);
+            }
+        }
+    }
+
+    fn gsi(&self, f: impl FnOnce(&super::routes::Routes) -> Option<u32>) -> Option<u32> {
+        let guard = self.srcu.read();
+        f(self.routes.read(&guard))
+    }
+
+    pub(super) fn set_pic_line(&self, pin: u8, source: IrqSource, high: bool) -> Delivery {
+        match self.chips() {
+            Some(chips) => self.with_pic(chips, |pic| pic.set_line(pin, source, high)),
+            None => Delivery::Ignored,
+        }
+    }
+
+    /// The INTA cycle: the vector of the PIC's interrupt.
+    pub(crate) fn pic_vector(&self) -> Option<u8> {
+        let chips = self.chips()?;
+        Some(self.with_pic(chips, Pic::read_irq))
+    }
+
+    /// The state of one PIC.
+    pub(crate) fn pic_state(&self, slave: bool) -> Option<pic::PicState> {
+        Some(self.chips()?.pic.lock().state(slave))
+    }
+
+    /// Sets the state of one PIC.
+    pub(crate) fn set_pic_state(&self, slave: bool, state: &pic::PicState) {
+        if let Some(chips) = self.chips() {
+            self.with_pic(chips, |pic| ((), pic.set_state(slave, state)));
+        }
+    }
+
+    pub(super) fn set_ioapic_line(
+        &self,
+        pin: u8,
+        source: IrqSource,
+        high: bool,
+        line_status: bool,
+    ) -> Delivery {
+        match self.chips() {
+            Some(chips) => {
+                chips
+                    .ioapic
+                    .lock()
+                    .set_line(pin, source, high, line_status, &mut Sink(self))
+            }
+            None => Delivery::Ignored,
+        }
+    }
+
+    /// The state of the I/O APIC.
+    pub(crate) fn ioapic_state(&self) -> Option<ioapic::IoapicState> {
+        Some(self.chips()?.ioapic.lock().state())
+    }
+
+    /// Sets the state of the I/O APIC.
+    pub(crate) fn set_ioapic_state(&self, state: &ioapic::IoapicState) {
+        let Some(chips) = self.chips() else {
+            return;
+        };
+        {
+            let mut ioapic = chips.ioapic.lock();
+            ioapic.set_state(state, &mut Sink(self));
+            chips
+                .ioapic_base
+                .store(state.base_address, Ordering::Relaxed);
+        }
+        for vcpu in self.vcpus().iter() {
+            self.restore_rtc(vcpu.index, |vector| vcpu.has_pending_vector(vector));
+        }
+        self.rescan();
+    }
+
+    /// After the state of a vCPU's APIC or of the I/O APIC was set: whether the clock's interrupt is pending there.
+    pub(crate) fn restore_rtc(&self, index: usize, pending: impl Fn(u8) -> bool) {
+        let (Some(chips), Ok(index)) = (self.chips(), u16::try_from(index)) else {
+            return;
+        };
+        let mut ioapic = chips.ioapic.lock();
+        let (dest, mode, vector) = ioapic.rtc_route();
+        if self.matches(VcpuIndex(index), dest, mode) {
+            ioapic.restore_rtc(VcpuIndex(index), pending(vector));
+        }
+    }
+
+    /// True: some pin is in a storm.
+    fn write_ioapic(&self, chips: &Chips, offset: u32, value: u32) -> bool {
+        let mut storm = false;
+        let listens = |pin| {
+            self.gsi(|routes| routes.gsi_of_ioapic(pin))
+                .is_some_and(|gsi| self.listens(gsi))
+        };
+        let effects = chips
+            .ioapic
+            .lock()
+            .write(offset, value, listens, &mut Sink(self));
+        if let Some((pin, masked)) = effects.mask_changed {
+            if self.gsi(|routes| routes.gsi_of_ioapic(pin)) == Some(pit::GSI) {
+                self.pit_mask_changed(masked);
+            }
+        }
+        if let Some(pin) = effects.resample {
+            self.pin_acked(pin);
+        }
+        if let Some(vector) = effects.eoi {
+            self.pins_acked(chips, vector);
+            storm = chips.ioapic.lock().eoi_level(vector, &mut Sink(self));
+        }
+        if effects.rescan {
+            self.rescan();
+        }
+        storm
+    }
+
+    fn pin_acked(&self, pin: u8) {
+        if let Some(gsi) = self.gsi(|routes| routes.gsi_of_ioapic(pin)) {
+            self.tell_acked(gsi);
+        }
+    }
+
+    fn pins_acked(&self, chips: &Chips, vector: u8) {
+        let pins = chips.ioapic.lock().pins_of(vector);
+        for pin in bits(pins) {
+            self.pin_acked(pin);
+        }
+    }
+
+    /// A local APIC has ended an interrupt that the I/O APIC may have sent. True: some pin is in a storm.
+    fn eoi(&self, vcpu: usize, eoi: Eoi) -> bool {
+        let (Some(chips), Ok(vcpu)) = (self.chips(), u16::try_from(vcpu)) else {
+            return false;
+        };
+        if eoi.trigger == Trigger::Edge && !chips.hears_edge(eoi.vector) {
+            return false;
+        }
+        self.pins_acked(chips, eoi.vector);
+        chips.ioapic.lock().eoi(
+            VcpuIndex(vcpu),
+            eoi.vector,
+            eoi.trigger,
+            eoi.broadcast,
+            &mut Sink(self),
+        )
+    }
+
+    /// Sends what was held back in a storm.
+    fn storm_over(&self) {
+        if let Some(chips) = self.chips() {
+            chips.ioapic.lock().service_delayed(&mut Sink(self));
+        }
+    }
+
+    /// Works out anew which edge vectors' EOIs somebody wants to hear of.
+    pub(super) fn rescan(&self) {
+        let Some(chips) = self.chips() else {
+            return;
+        };
+        let mut notified = 0;
+        for pin in 0..ioapic::PINS as u8 {
+            let heard = self
+                .gsi(|routes| routes.gsi_of_ioapic(pin))
+                .is_some_and(|gsi| self.listens(gsi) || self.pit_hears(gsi));
+            if heard {
+                notified |= 1u32.wrapping_shl(pin.into());
+            }
+        }
+        let mut words = [0u64; 4];
+        let ioapic = chips.ioapic.lock();
+        ioapic.routes(notified, |_, _, vector| {
+            if let Some(word) = words.get_mut(usize::from(vector >> 6)) {
+                *word |= 1u64.wrapping_shl(vector.into());
+            }
+        });
+        for (shown, word) in chips.edge_eois.iter().zip(words) {
+            shown.store(word, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What the host's timer calls after a storm.
+pub(crate) struct StormOver(Arc<Irq>);
+
+impl StormOver {
+    /// A timer that does not run.
+    pub(crate) fn timer(irq: Arc<Irq>) -> Result<Pin<KBox<StormTimer>>> {
+        KBox::pin_init(Timer::new(Self(irq)), GFP_KERNEL_ACCOUNT)
+    }
+}
+
+impl TimerCallback for StormOver {
+    fn expired(&self) -> Next {
+        self.0.storm_over();
+        Next::Stop
+    }
+}
+
+/// The timer of [`StormOver`].
+pub(crate) type StormTimer = Timer<StormOver>;
+
+/// The numbers of the bits that are set.
+fn bits(mut set: u32) -> impl Iterator<Item = u8> {
+    core::iter::from_fn(move || {
+        if set == 0 {
+            return None;
+        }
+        let n = set.trailing_zeros() as u8;
+        set &= set.wrapping_sub(1);
+        Some(n)
+    })
+}
+
+impl Vm {
+    /// IN from PIC or interval timer; `None` if the port is not theirs. Interrupts may be off.
+    pub(crate) fn chip_port_read(&self, port: u16, size: u8) -> Option<u32> {
+        match port {
+            0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 => {
+                let chips = self.irq.chips()?;
+                // They take bytes; what is wider reads as zero.
+                let byte = if size == 1 {
+                    self.irq.with_pic(chips, |pic| pic.read(port))
+                } else {
+                    0
+                };
+                Some(byte.into())
+            }
+            0x40..=0x43 | 0x61 => self.pit_read(port, size).map(u32::from),
+            _ => None,
+        }
+    }
+
+    /// OUT to PIC or interval timer; false if the port is not theirs. Interrupts may be off.
+    pub(crate) fn chip_port_write(&self, port: u16, size: u8, value: u32) -> bool {
+        match port {
+            0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 => {
+                let Some(chips) = self.irq.chips() else {
+                    return false;
+                };
+                if size == 1 {
+                    self.irq
+                        .with_pic(chips, |pic| ((), pic.write(port, value as u8)));
+                }
+                true
+            }
+            0x40..=0x43 | 0x61 => self.pit_write(port, size, value as u8),
+            _ => false,
+        }
+    }
+
+    /// A read of the I/O APIC; false if the address is not its. Interrupts may be off.
+    pub(crate) fn chip_mmio_read(&self, gpa: Gpa, data: &mut [u8]) -> bool {
+        let Some((chips, offset)) = self
+            .irq
+            .chips()
+            .and_then(|c| Some((c, c.ioapic_offset(gpa)?)))
+        else {
+            return false;
+        };
+        let value = u64::from(chips.ioapic.lock().read(offset));
+        for (to, from) in data.iter_mut().zip(value.to_le_bytes()) {
+            *to = from;
+        }
+        true
+    }
+
+    /// A write to the I/O APIC; false if the address is not its. Interrupts may be off.
+    pub(crate) fn chip_mmio_write(&self, gpa: Gpa, data: &[u8]) -> bool {
+        let Some((chips, offset)) = self
+            .irq
+            .chips()
+            .and_then(|c| Some((c, c.ioapic_offset(gpa)?)))
+        else {
+            return false;
+        };
+        let mut bytes = [0; 4];
+        for (to, from) in bytes.iter_mut().zip(data) {
+            *to = *from;
+        }
+        let storm = self
+            .irq
+            .write_ioapic(chips, offset, u32::from_le_bytes(bytes));
+        self.hold_back(storm);
+        true
+    }
+
+    /// A local APIC has ended an interrupt that the I/O APIC may have sent. Interrupts may be off.
+    pub(crate) fn ioapic_eoi(&self, vcpu: usize, eoi: Eoi) {
+        let storm = self.irq.eoi(vcpu, eoi);
+        self.hold_back(storm);
+    }
+
+    /// A level interrupt that the guest ends without quieting its device waits a little, so that the guest gets on.
+    fn hold_back(&self, storm: bool) {
+        if storm {
+            self.storm_timer
+                .start(monotonic_ns().saturating_add(STORM_DELAY_NS));
+        }
+    }
+}

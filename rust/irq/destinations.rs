@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The map of the VM's local APICs in memory of the kernel. It is built whole and then only read.
+
+use core::ops::{
+    Deref,
+    DerefMut, //
+};
+
+use kernel::prelude::*;
+use rkvm_core::irq::map::{
+    Entry,
+    Map,
+    Options, //
+};
+
+use crate::vm::vcpus::Vcpus;
+
+/// A vector that the map can write to while it is built.
+pub(crate) struct Words<T>(KVVec<T>);
+
+impl<T: Clone> Words<T> {
+    pub(super) fn filled(value: T, n: usize) -> Result<Self> {
+        Ok(Self(KVVec::from_elem(value, n, GFP_KERNEL_ACCOUNT)?))
+    }
+}
+
+impl<T> Deref for Words<T> {
+    type Target = [T];
+
+    #[inline]
+    fn deref(&self) -> &[T] {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for Words<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.0
+    }
+}
+
+/// Ids that have a place in the map of every VM: those of the xAPIC.
+const XAPIC_IDS: usize = 256;
+
+/// Which vCPUs a message is for.
+pub(crate) struct Destinations(Map<Words<Entry>, Words<u16>>);
+
+impl Destinations {
+    /// That of a VM without APICs.
+    pub(crate) fn empty() -> Result<KBox<Self>> {
+        Self::build(Words(KVVec::new()))
+    }
+
+    /// Asks each vCPU for its APIC's identity, once.
+    pub(crate) fn of(vcpus: &Vcpus) -> Result<KBox<Self>> {
+        let mut entries = KVVec::with_capacity(vcpus.len(), GFP_KERNEL_ACCOUNT)?;
+        for vcpu in vcpus.iter() {
+            entries.push(vcpu.apic_identity(), GFP_KERNEL_ACCOUNT)?;
+        }
+        Self::build(Words(entries))
+    }
+
+    fn build(entries: Words<Entry>) -> Result<KBox<Self>> {
+        // The size comes from the same snapshot as the entries.
+        let highest = entries
+            .iter()
+            .map(|e| e.x2apic_id as usize)
+            .max()
+            .unwrap_or(0);
+        let by_id = Words::filled(0, highest.saturating_add(1).max(XAPIC_IDS))?;
+        Ok(KBox::new(
+            Self(Map::build(entries, by_id, Options::default())),
+            GFP_KERNEL_ACCOUNT,
+        )?)
+    }
+}
+
+impl Deref for Destinations {
+    type Target = Map<Words<Entry>, Words<u16>>;
+
+    #[inline]
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}

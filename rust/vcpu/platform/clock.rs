@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! kvmclock of one vCPU: its MSRs and its page (Documentation/virt/kvm/x86/msr.rst).
+
+use kernel::prelude::*;
+use rkvm_core::{
+    addr::Gpa,
+    msr::{
+        Handler,
+        MsrError,
+        Origin, //
+    },
+    pvclock::{
+        self,
+        Moment,
+        TimeScale, //
+    },
+};
+
+use crate::{
+    memory::NoMemory,
+    sys::clock::realtime_ns,
+    vcpu::{
+        requests::Request,
+        Running, //
+    },
+};
+
+/// The clock page is in use.
+const ENABLED: u64 = 1 << 0;
+
+/// The clock page of a vCPU.
+#[derive(Default)]
+pub(crate) struct ClockPage {
+    /// MSR_KVM_SYSTEM_TIME.
+    msr: u64,
+    /// The guest is to hear that it was stopped (KVM_KVMCLOCK_CTRL).
+    stopped: bool,
+}
+
+impl Running<'_> {
+    pub(super) fn get_clock_msr(&self, handler: Handler, _origin: Origin) -> Result<u64, MsrError> {
+        match handler {
+            Handler::WallClock(_) => Ok(self.vm.clock.lock().wall_clock),
+            Handler::SystemTime(_) => Ok(self.arch.clock_page.msr),
+            _ => Err(MsrError::Unsupported),
+        }
+    }
+
+    pub(super) fn set_clock_msr(
+        &mut self,
+        handler: Handler,
+        value: u64,
+        _origin: Origin,
+    ) -> Result<(), MsrError> {
+        match handler {
+            Handler::WallClock(_) => {
+                self.vm.clock.lock().wall_clock = value;
+                // An address without memory behind it is the guest's loss.
+                let _ = self.write_wall_clock(Gpa(value));
+            }
+            Handler::SystemTime(_) => {
+                self.arch.clock_page.msr = value;
+                self.vcpu.requests.set_own(Request::ClockUpdate);
+            }
+            _ => return Err(MsrError::Unsupported),
+        }
+        Ok(())
+    }
+
+    /// The time of day at which the guest's clock was 0.
+    fn write_wall_clock(&self, at: Gpa) -> Result<(), NoMemory> {
+        if at.0 == 0 {
+            return Ok(());
+        }
+        let memory = &self.vm.memory;
+        let version = pvclock::version_while_writing(memory.read_scalar::<u32>(at)?);
+        memory.write_scalar(at, version)?;
+        let (clock, _) = self.vm.clock.lock().now();
+        let epoch = realtime_ns().wrapping_sub(clock);
+        memory.write(at, &pvclock::wall_clock(version, epoch))?;
+        memory.write_scalar(at, version.wrapping_add(1))
+    }
+
+    /// Writes the clock page, if the guest has one.
+    pub(super) fn write_system_time(&mut self) {
+        if self.arch.clock_page.msr & ENABLED != 0 {
+            // As above.
+            let _ = self.write_time_info(Gpa(self.arch.clock_page.msr & !ENABLED));
+        }
+    }
+
+    fn write_time_info(&mut self, at: Gpa) -> Result<(), NoMemory> {
+        let memory = &self.vm.memory;
+        let (moment, stable) = {
+            let clock = self.vm.clock.lock();
+            match clock.stable_moment() {
+                Some(moment) => (moment, self.tsc_is_shared()),
+                None => (clock.moment(), false),
+            }
+        };
+        let mut flags = memory.read_scalar::<u8>(at.wrapping_add(FLAGS))? & pvclock::GUEST_STOPPED;
+        if stable {
+            flags |= pvclock::TSC_STABLE;
+        }
+        if core::mem::take(&mut self.arch.clock_page.stopped) {
+            flags |= pvclock::GUEST_STOPPED;
+        }
+        let guest = Moment {
+            tsc: self.arch.tsc.at(moment.tsc),
+            ns: moment.ns,
+        };
+        let scale = TimeScale::new(self.arch.tsc.khz());
+        let version = pvclock::version_while_writing(memory.read_scalar::<u32>(at)?);
+        memory.write_scalar(at, version)?;
+        memory.write(at, &pvclock::time_info(version, guest, scale, flags))?;
+        memory.write_scalar(at, version.wrapping_add(1))
+    }
+
+    /// Whether this vCPU's TSC is that of its siblings.
+    fn tsc_is_shared(&self) -> bool {
+        self.vm.tsc.lock().current().0 == self.arch.tsc.offset()
+    }
+
+    /// KVM_KVMCLOCK_CTRL. EINVAL for a guest that has no clock page.
+    pub(crate) fn guest_was_stopped(&mut self) -> Result {
+        if self.arch.clock_page.msr & ENABLED == 0 {
+            return Err(EINVAL);
+        }
+        self.arch.clock_page.stopped = true;
+        self.vcpu.requests.set_own(Request::ClockUpdate);
+        Ok(())
+    }
+}
+
+/// Where the flags are in the page.
+const FLAGS: u64 = 29;
