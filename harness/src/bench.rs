@@ -44,7 +44,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let paths = Paths::find()?;
     let checkout = std::env::current_dir()?;
     let mut set = FileSet::base(&paths)?;
-    guest::add_tests(&mut set, &paths, &checkout, &checkout.join(&args.module))?;
+    guest::add_tests(&mut set, &paths, &checkout)?;
+    guest::add_module(&mut set, &paths, &checkout.join(&args.module))?;
     let mut argv = vec!["/usr/bin/rkvm-bench".to_string()];
     argv.extend(args.names.iter().cloned());
     let tasks = [Device::Rkvm, Device::Kvm].map(|device| Task {

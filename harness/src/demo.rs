@@ -46,7 +46,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let paths = Paths::find()?;
     let checkout = std::env::current_dir()?;
     let mut set = FileSet::base(&paths)?;
-    guest::add_tests(&mut set, &paths, &checkout, &checkout.join(&args.module))?;
+    guest::add_tests(&mut set, &paths, &checkout)?;
+    guest::add_module(&mut set, &paths, &checkout.join(&args.module))?;
     guest::add(&mut set, &paths, "guest")?;
     let script = format!(
         "echo \"HOST: $(uname -r), $RKVM_DEV:\"; ls -l $RKVM_DEV; dmesg | grep rkvm:\n\

@@ -85,19 +85,24 @@ pub fn initrd() -> Result<Vec<u8>> {
     set.archive()
 }
 
-/// Adds what every test wants: the programs, both modules, the scripts.
-pub fn add_tests(set: &mut FileSet, paths: &Paths, checkout: &Path, module: &Path) -> Result<()> {
+/// Adds what every test wants: the programs, C KVM, the scripts.
+pub fn add_tests(set: &mut FileSet, paths: &Paths, checkout: &Path) -> Result<()> {
     for program in ["rkvm-selftest", "rkvm-bench", "rkvm-vmm"] {
         set.file(&paths.bin.join(program), &format!("/usr/bin/{program}"))?;
     }
+    set.modules(paths, &["kvm_intel".into()])?;
+    set.tree(&checkout.join("selftests/machine"), "/tests")
+}
+
+/// Adds the module under test.
+pub fn add_module(set: &mut FileSet, paths: &Paths, module: &Path) -> Result<()> {
     ensure!(
         module.exists(),
         "no {} (make modules builds it)",
         module.display()
     );
     set.bytes("/rkvm.ko", 0o644, stripped(module, paths)?);
-    set.modules(paths, &["kvm_intel".into()])?;
-    set.tree(&checkout.join("selftests/machine"), "/tests")
+    Ok(())
 }
 
 /// A module without debug information: the machine has to load it.

@@ -94,24 +94,23 @@ pub fn boot(
     job.bytes("job", 0o644, text.concat().into_bytes());
     let (vmlinux, base) = images;
     let machine = Machine::start(config, vmlinux, &[base, &job.archive()?], folder)?;
-    let mut session = Session {
-        limits,
-        tasks,
-        boot: Boot {
-            fate: Fate::Done,
-            tasks: Vec::new(),
-            up: None,
-            total: Duration::ZERO,
-            last: VecDeque::new(),
-        },
-        partial: [Vec::new(), Vec::new()],
-        deadline: Instant::now() + limits.boot,
-        awaited: "to start its first process".into(),
-        done: false,
-        panic: None,
-    };
+    let mut session = Session::new(limits, tasks);
     session.follow(machine, watch)?;
     Ok(session.boot)
+}
+
+/// Goes once more through what the data port of an earlier boot, which was done with all its tasks, said.
+pub fn replay(tasks: &[Task], data: &[u8], watch: &mut dyn FnMut(Line<'_>)) -> Boot {
+    let limits = Limits {
+        boot: Duration::ZERO,
+        task: Duration::ZERO,
+    };
+    let mut session = Session::new(limits, tasks);
+    session.take(Port::Data, data, Duration::ZERO, watch);
+    if !session.done {
+        session.boot.fate = Fate::Crashed("the kept results are cut short".into());
+    }
+    session.boot
 }
 
 struct Session<'a> {
@@ -127,7 +126,26 @@ struct Session<'a> {
     panic: Option<String>,
 }
 
-impl Session<'_> {
+impl<'a> Session<'a> {
+    fn new(limits: Limits, tasks: &'a [Task]) -> Self {
+        Session {
+            limits,
+            tasks,
+            boot: Boot {
+                fate: Fate::Done,
+                tasks: Vec::new(),
+                up: None,
+                total: Duration::ZERO,
+                last: VecDeque::new(),
+            },
+            partial: [Vec::new(), Vec::new()],
+            deadline: Instant::now() + limits.boot,
+            awaited: "to start its first process".into(),
+            done: false,
+            panic: None,
+        }
+    }
+
     fn follow(&mut self, mut machine: Machine, watch: &mut dyn FnMut(Line<'_>)) -> Result<()> {
         loop {
             let left = self.deadline.saturating_duration_since(Instant::now());

@@ -4,6 +4,10 @@
 //! that are left.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::hash::DefaultHasher;
+use std::hash::Hash;
+use std::hash::Hasher;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -23,6 +27,7 @@ use crate::guest;
 use crate::job::Device;
 use crate::job::Outcome;
 use crate::job::Task;
+use crate::kernel;
 use crate::machine::Config;
 use crate::paths::new_folder;
 use crate::paths::Paths;
@@ -45,6 +50,8 @@ pub struct Options {
     pub checkout: PathBuf,
     /// The module under test.
     pub module: PathBuf,
+    /// Run on C KVM again what passed there before, though nothing changed.
+    pub fresh: bool,
     /// No new boot is begun after this instant.
     pub deadline: Instant,
 }
@@ -122,6 +129,8 @@ impl Group<'_> {
 pub trait Watcher: Send {
     /// A machine is started for the tests from `first` on.
     fn boot(&mut self, group: &Group<'_>, first: usize);
+    /// A group needs no machine: nothing has changed since it passed.
+    fn kept(&mut self, group: &Group<'_>);
     /// A line of a machine.
     fn line(&mut self, group: &Group<'_>, line: &Line<'_>);
     /// A machine has ended.
@@ -200,12 +209,22 @@ impl Shared<'_> {
     fn run_group(&self, group: &Group<'_>) -> Result<()> {
         let Shared { paths, options, .. } = self;
         let mut set = FileSet::base(paths)?;
-        guest::add_tests(&mut set, paths, &options.checkout, &options.module)?;
+        guest::add_tests(&mut set, paths, &options.checkout)?;
+        if group.device != Device::Kvm {
+            guest::add_module(&mut set, paths, &options.module)?;
+        }
         for name in &group.needs.files {
             guest::add(&mut set, paths, name)?;
         }
         let image = set.archive()?;
         let config = machine_for(group.needs, &options.machine);
+        let reference = self.reference(group, &config, &image);
+        if let Some(data) = reference.as_ref().and_then(|path| fs::read(path).ok()) {
+            lock(&self.watcher).kept(group);
+            let boot = session::replay(&tasks(&group.tests, group.device), &data, &mut |_| {});
+            self.settle(group, &group.tests, boot);
+            return Ok(());
+        }
         let mut first = 0;
         while first < group.tests.len() {
             if Instant::now() >= options.deadline {
@@ -220,47 +239,77 @@ impl Shared<'_> {
                 }
                 return Ok(());
             }
-            first += self.boot(group, first, &config, &image)?;
+            let folder = new_folder(&self.paths.cache.join("run"), "test")?;
+            let (settled, good) = self.boot(group, first, (&config, &image), &folder)?;
+            if let (true, Some(path)) = (good && settled == group.tests.len(), &reference) {
+                kernel::store(path, &fs::read(folder.join("data.log"))?)?;
+            }
+            if good {
+                fs::remove_dir_all(&folder)?;
+            }
+            first += settled;
         }
         Ok(())
     }
 
-    /// Boots a machine for the tests from `first` on and gives the number of tests that are settled by it.
+    /// Where the results of a group on C KVM are kept once all of it passed, by all that went into them. C KVM is
+    /// the reference, not under test: there is nothing new to learn from the same run.
+    fn reference(&self, group: &Group<'_>, config: &Config, image: &[u8]) -> Option<PathBuf> {
+        if group.device != Device::Kvm || self.options.fresh {
+            return None;
+        }
+        let mut hasher = DefaultHasher::new();
+        image.hash(&mut hasher);
+        self.options.vmlinux.hash(&mut hasher);
+        format!("{config:?}").hash(&mut hasher);
+        for task in tasks(&group.tests, group.device) {
+            task.to_string().hash(&mut hasher);
+        }
+        let folder = self.paths.cache.join("reference");
+        fs::create_dir_all(&folder).ok()?;
+        Some(folder.join(format!("{:016x}", hasher.finish())))
+    }
+
+    /// Boots a machine for the tests from `first` on. Gives the number of tests that are settled by it and whether
+    /// all of them are good; the machine's files are kept.
     fn boot(
         &self,
         group: &Group<'_>,
         first: usize,
-        config: &Config,
-        image: &[u8],
-    ) -> Result<usize> {
+        (config, image): (&Config, &[u8]),
+        folder: &Path,
+    ) -> Result<(usize, bool)> {
         let tests = &group.tests[first..];
-        let tasks: Vec<Task> = tests.iter().map(|test| task(test, group.device)).collect();
         // The machine's own clock ends a task first, unless the machine hangs.
         let longest = tests.iter().map(|test| test.timeout).max().unwrap_or(60);
         let limits = Limits {
             boot: Duration::from_secs(180),
             task: Duration::from_secs(u64::from(longest) + 60),
         };
-        let folder = new_folder(&self.paths.cache.join("run"), "test")?;
         let images = (self.options.vmlinux.as_path(), image);
+        let tasks = tasks(tests, group.device);
         lock(&self.watcher).boot(group, first);
-        let boot = session::boot(config, limits, images, &tasks, &folder, &mut |line| {
-            lock(&self.watcher).line(group, &line);
-        })?;
-        lock(&self.watcher).ended(group, &boot, &folder);
-        if boot.fate == Fate::Done {
-            std::fs::remove_dir_all(&folder)?;
-        }
+        let mut watch = |line: Line<'_>| lock(&self.watcher).line(group, &line);
+        let boot = session::boot(config, limits, images, &tasks, folder, &mut watch)?;
+        lock(&self.watcher).ended(group, &boot, folder);
+        Ok(self.settle(group, tests, boot))
+    }
+
+    /// Judges the tests that a boot got to. Gives their number and whether all is well.
+    fn settle(&self, group: &Group<'_>, tests: &[&Test], boot: Boot) -> (usize, bool) {
         // If the machine did not get so far as to begin a test, the first takes the blame, or there would be no end.
         let mut logs = boot.tasks;
         if logs.is_empty() {
             logs.push(TaskLog::default());
         }
         let settled = logs.len();
+        let mut good = boot.fate == Fate::Done;
         for (log, test) in logs.into_iter().zip(tests) {
-            self.finish(&judge(test, group.device, log, &boot.fate));
+            let finished = judge(test, group.device, log, &boot.fate);
+            good &= finished.good();
+            self.finish(&finished);
         }
-        Ok(settled)
+        (settled, good)
     }
 
     fn finish(&self, finished: &Finished<'_>) {
@@ -283,13 +332,14 @@ fn machine_for(needs: &Needs, usual: &Config) -> Config {
     config
 }
 
-fn task(test: &Test, device: Device) -> Task {
-    Task {
+fn tasks(tests: &[&Test], device: Device) -> Vec<Task> {
+    let task = |test: &&Test| Task {
         name: test.name.clone(),
         device,
         timeout: test.timeout,
         argv: test.argv.clone(),
-    }
+    };
+    tests.iter().map(task).collect()
 }
 
 /// Finds out whether a test is good, from how it ended and what it and the kernel said.

@@ -55,6 +55,9 @@ pub struct Args {
     /// Machines that run at a time; one for each CPU by default.
     #[arg(short, long)]
     jobs: Option<usize>,
+    /// Run on C KVM, too, what passed there before with the same programs.
+    #[arg(long)]
+    fresh: bool,
     /// Only list the tests.
     #[arg(long)]
     list: bool,
@@ -79,6 +82,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         vmlinux: args.machine.vmlinux(&paths)?,
         module: checkout.join(&args.module),
         checkout,
+        fresh: args.fresh,
         deadline: Instant::now() + Duration::from_secs(args.timeout),
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -171,6 +175,13 @@ impl Watcher for Console<'_> {
     fn boot(&mut self, group: &Group<'_>, first: usize) {
         let tests = group.tests.len() - first;
         self.print(&format!("{}: power-on, {tests} tests to do", label(group)));
+    }
+
+    fn kept(&mut self, group: &Group<'_>) {
+        self.print(&format!(
+            "{}: unchanged since it passed, results are kept",
+            label(group)
+        ));
     }
 
     fn line(&mut self, group: &Group<'_>, line: &Line<'_>) {
