@@ -78,6 +78,8 @@ pub enum Port {
 /// A machine that was started.
 pub struct Machine {
     child: Child,
+    /// Whether a program does the CPU's work.
+    emulated: bool,
     started: Instant,
     ports: [(Port, File, File); 2],
     folder: PathBuf,
@@ -121,6 +123,7 @@ impl Machine {
         let folder = folder.to_path_buf();
         Ok(Machine {
             child,
+            emulated: matches!(config.backend, Backend::Bochs | Backend::Tcg),
             started: Instant::now(),
             ports,
             folder,
@@ -175,6 +178,16 @@ impl Machine {
         self.started.elapsed()
     }
 
+    /// Time that counts for limits. An emulator's own CPU time, so that a busy host does not make tests fail; but
+    /// at least a quarter of the wall time, so that an emulator that stands still comes to its end.
+    pub fn spent(&self) -> Duration {
+        let wall = self.elapsed();
+        if !self.emulated {
+            return wall;
+        }
+        cpu_time(self.child.id()).unwrap_or(wall).max(wall / 4)
+    }
+
     /// Folder with the machine's files: console.log, data.log, emulator.out.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -222,6 +235,20 @@ impl Drop for Machine {
             eprintln!("stopping the machine in {}: {e}", self.folder.display());
         }
     }
+}
+
+/// User and system time of a process.
+fn cpu_time(pid: u32) -> Option<Duration> {
+    // Fixed for user space on every architecture of Linux.
+    const TICKS_PER_SECOND: u64 = 100;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may hold spaces; it is closed by the last parenthesis.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(Duration::from_millis(
+        (user + system) * 1000 / TICKS_PER_SECOND,
+    ))
 }
 
 /// Makes a named pipe. It is opened for both directions, so that it has no end before the machine has.

@@ -6,7 +6,6 @@
 use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Duration;
-use std::time::Instant;
 
 use anyhow::Result;
 
@@ -23,7 +22,7 @@ const KEPT_LINES: usize = 40;
 /// How long a machine may go on after it said that it panics or that it is done.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// Time limits, in wall time.
+/// Time limits, in time that the machine spends ([`Machine::spent`]).
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// From power-on to the first process.
@@ -119,7 +118,10 @@ struct Session<'a> {
     boot: Boot,
     /// Line not yet complete, for each port.
     partial: [Vec<u8>; 2],
-    deadline: Instant,
+    /// Time spent by the machine ([`Machine::spent`]) at which it is given up.
+    deadline: Duration,
+    /// Time it has spent by now.
+    now: Duration,
     /// What the machine is waited for, in words.
     awaited: String,
     done: bool,
@@ -139,7 +141,8 @@ impl<'a> Session<'a> {
                 last: VecDeque::new(),
             },
             partial: [Vec::new(), Vec::new()],
-            deadline: Instant::now() + limits.boot,
+            deadline: limits.boot,
+            now: Duration::ZERO,
             awaited: "to start its first process".into(),
             done: false,
             panic: None,
@@ -148,7 +151,8 @@ impl<'a> Session<'a> {
 
     fn follow(&mut self, mut machine: Machine, watch: &mut dyn FnMut(Line<'_>)) -> Result<()> {
         loop {
-            let left = self.deadline.saturating_duration_since(Instant::now());
+            self.now = machine.spent();
+            let left = self.deadline.saturating_sub(self.now);
             for (port, bytes) in machine.wait(left)? {
                 self.take(port, &bytes, machine.elapsed(), watch);
             }
@@ -160,7 +164,7 @@ impl<'a> Session<'a> {
                 }
                 break;
             }
-            if Instant::now() >= self.deadline {
+            if machine.spent() >= self.deadline {
                 self.boot.fate = match self.panic.take() {
                     Some(why) => Fate::Crashed(why),
                     None if self.done => Fate::Hung("powering off took too long".into()),
@@ -221,7 +225,7 @@ impl<'a> Session<'a> {
         watch(Line::Console(line));
         if self.panic.is_none() && line.contains("Kernel panic - not syncing") {
             self.panic = Some(line.trim().to_string());
-            self.deadline = Instant::now() + LAST_WORDS;
+            self.deadline = self.now + LAST_WORDS;
         }
     }
 
@@ -236,16 +240,16 @@ impl<'a> Session<'a> {
         match report {
             Report::Up(_) if self.boot.up.is_some() => {
                 self.panic = Some("the machine reset itself".into());
-                self.deadline = Instant::now();
+                self.deadline = self.now;
             }
             Report::Up(ticks) => {
                 self.boot.up = Some((elapsed, *ticks));
-                self.deadline = Instant::now() + LAST_WORDS;
+                self.deadline = self.now + LAST_WORDS;
                 self.awaited = "to begin its first task".into();
             }
             Report::Begin(number) => {
                 self.boot.tasks.push(TaskLog::default());
-                self.deadline = Instant::now() + self.limits.task;
+                self.deadline = self.now + self.limits.task;
                 let name = self
                     .tasks
                     .get(*number)
@@ -263,11 +267,11 @@ impl<'a> Session<'a> {
                     task.ticks = *ticks;
                 }
                 self.awaited = "between two tasks".into();
-                self.deadline = Instant::now() + LAST_WORDS;
+                self.deadline = self.now + LAST_WORDS;
             }
             Report::Done => {
                 self.done = true;
-                self.deadline = Instant::now() + 2 * LAST_WORDS;
+                self.deadline = self.now + 2 * LAST_WORDS;
             }
         }
     }

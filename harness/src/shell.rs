@@ -84,7 +84,7 @@ impl MachineArgs {
 pub struct Args {
     #[command(flatten)]
     machine: MachineArgs,
-    /// Seconds of wall time after which the machine is ended.
+    /// Seconds of CPU time of the emulator after which the machine is ended (wall time: four times that).
     #[arg(long, default_value_t = 120)]
     timeout: u64,
     /// A file or folder to put into the machine (with the libraries that programs need); DST defaults to
