@@ -100,5 +100,9 @@ numbers! {
     KVM_GET_XSAVE2 = _IOR::<kvm_xsave>(KVMIO, 0xcf);
     KVM_GET_XCRS = _IOR::<kvm_xcrs>(KVMIO, 0xa6);
     KVM_SET_XCRS = _IOW::<kvm_xcrs>(KVMIO, 0xa7);
+    KVM_SET_CPUID = _IOW::<kvm_cpuid2>(KVMIO, 0x8a);
+    KVM_SET_DEVICE_ATTR = _IOW::<kvm_device_attr>(KVMIO, 0xe1);
+    KVM_GET_DEVICE_ATTR = _IOW::<kvm_device_attr>(KVMIO, 0xe2);
+    KVM_HAS_DEVICE_ATTR = _IOW::<kvm_device_attr>(KVMIO, 0xe3);
     KVM_KVMCLOCK_CTRL = _IO(KVMIO, 0xad);
 }

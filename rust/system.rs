@@ -37,6 +37,7 @@ use crate::{
         page::SharedPage,
         uabi::{
             kvm_cpuid2,
+            kvm_device_attr,
             kvm_msr_entry,
             kvm_msrs,
             UserArg, //
@@ -74,10 +75,25 @@ impl DeviceOps for System {
             nr::KVM_GET_MSR_INDEX_LIST => get_msr_list(arg, list::saved(host().implemented, false)),
             nr::KVM_GET_MSR_FEATURE_INDEX_LIST => get_msr_list(arg, list::FEATURE.iter().copied()),
             nr::KVM_GET_MSRS => get_feature_msrs(arg),
+            nr::KVM_HAS_DEVICE_ATTR => attribute(&arg.read()?).map(|_| 0),
+            nr::KVM_GET_DEVICE_ATTR => {
+                let wanted: kvm_device_attr = arg.read()?;
+                let value = attribute(&wanted)?;
+                UserArg::from_address(wanted.addr).write(&value).map(|()| 0)
+            }
             nr::KVM_X86_GET_MCE_CAP_SUPPORTED => arg.write(&mce::SUPPORTED).map(|()| 0),
             // What C KVM answers here.
             _ => Err(EINVAL),
         }
+    }
+}
+
+/// The device's one attribute: group 0, KVM_X86_XCOMP_GUEST_SUPP, the XCR0 bits that a guest may have. ENXIO for others.
+fn attribute(wanted: &kvm_device_attr) -> Result<u64> {
+    if wanted.group == 0 && wanted.attr == 0 {
+        Ok(host().implemented.xcr0)
+    } else {
+        Err(ENXIO)
     }
 }
 

@@ -8,6 +8,8 @@
 
 pub mod capabilities;
 pub mod ioctls;
+#[cfg(not(CONFIG_RUST))]
+pub mod page;
 
 /// How far rkvm has something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

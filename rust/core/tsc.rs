@@ -118,6 +118,18 @@ impl Sync {
         self.offset
     }
 
+    /// An offset that user space sets as such: no guess at what it means.
+    pub fn restore(&mut self, offset: u64, w: &Write) {
+        if self.offset != offset || self.last_khz != w.khz {
+            self.offset = offset;
+            self.generation = self.generation.wrapping_add(1);
+        }
+        self.user_wrote = true;
+        self.last_ns = w.now_ns;
+        self.last_value = w.value.unwrap_or(0);
+        self.last_khz = w.khz;
+    }
+
     /// Whether `value` is, to within a second, what the counter written last has come to.
     fn continues(&self, value: u64, w: &Write) -> bool {
         let elapsed = ticks(w.now_ns.wrapping_sub(self.last_ns), w.khz);
@@ -183,6 +195,15 @@ mod tests {
         // Within a second of what the counter is at, but user space has not said yet what it is.
         let offset = sync.write(&write(Some(1_000), 4_000_000, 2_000_000));
         assert_eq!(offset.wrapping_add(4_000_000), 1_000);
+    }
+
+    #[test]
+    fn a_restored_offset_is_what_later_writes_join() {
+        let mut sync = Sync::NEW;
+        sync.write(&write(None, 0, 0));
+        sync.restore(77, &write(Some(1077), 1000, 500));
+        assert_eq!(sync.write(&write(Some(1077), 2000, 1000)), 77);
+        assert_eq!(sync.current().1, 2);
     }
 
     #[test]

@@ -65,6 +65,8 @@ impl Arch {
             rdtscp: self.caps.has(features::RDTSCP) || self.caps.has(features::RDPID),
             invpcid: self.caps.has(features::INVPCID),
             xsaves: self.caps.has(features::XSAVES),
+            hlt_in_guest: self.hlt_in_guest,
+            pause_in_guest: self.pause_in_guest,
             ..VcpuShape::default()
         }
     }

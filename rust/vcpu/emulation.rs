@@ -155,6 +155,13 @@ impl Running<'_> {
             }
             Outcome::Unhandled(bytes) => {
                 self.vcpu.stats.insn_emulation_fail.inc();
+                if !self.vm.caps.exit_on_emulation_failure() {
+                    // Programs in the guest shall not be able to end it.
+                    self.queue_exception(Exception::UD);
+                    if self.cpl() != 0 {
+                        return Ok(Flow::Resume);
+                    }
+                }
                 let mut words = [0u64; 4];
                 words[0] = FLAG_INSTRUCTION_BYTES;
                 let mut raw = [0u8; 16];

@@ -19,6 +19,7 @@ use rkvm_core::{
     vmx::{
         controls::Primary,
         event::{
+            ActivityState,
             interruptibility,
             pending_debug,
             EventInfo,
@@ -169,6 +170,10 @@ impl Running<'_> {
     }
 
     fn write_event(&self, event: Injected) {
+        if self.arch.hlt_in_guest {
+            // The event ends a HLT that did not exit.
+            self.hw.write(GUEST_ACTIVITY_STATE, ActivityState::Active as u32);
+        }
         if event.info.has_error_code() {
             self.hw.write(VM_ENTRY_EXCEPTION_ERROR_CODE, event.error_code);
         }

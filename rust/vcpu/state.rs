@@ -2,6 +2,7 @@
 
 //! The state of a vCPU as user space saves and restores it, one subject a file (api.rst, "vCPU ioctls").
 
+pub(crate) mod attributes;
 pub(crate) mod debug;
 pub(crate) mod events;
 pub(crate) mod fpu;

@@ -135,6 +135,24 @@ impl Running<'_> {
         self.set_tsc_offset(offset);
     }
 
+    /// KVM_VCPU_TSC_OFFSET: user space knows by itself how the vCPUs belong together.
+    pub(crate) fn restore_tsc_offset(&mut self, offset: u64) {
+        {
+            let mut sync = self.vm.tsc.lock();
+            let host = self.arch.tsc.scale.apply(msr::rdtsc());
+            sync.restore(
+                offset,
+                &Write {
+                    value: Some(host.wrapping_add(offset)),
+                    host,
+                    now_ns: clock::boottime_ns(),
+                    khz: self.arch.tsc.khz,
+                },
+            );
+        }
+        self.set_tsc_offset(offset);
+    }
+
     /// What RDTSC gives the guest now.
     #[inline]
     pub(crate) fn guest_tsc(&self) -> u64 {

@@ -25,6 +25,7 @@ use crate::{
 /// Capabilities that KVM_ENABLE_CAP takes here.
 mod cap {
     pub(super) const DISABLE_QUIRKS: u32 = 116;
+    pub(super) const SPLIT_IRQCHIP: u32 = 121;
     pub(super) const MAX_VCPU_ID: u32 = 128;
     pub(super) const X86_DISABLE_EXITS: u32 = 143;
     pub(super) const MSR_PLATFORM_INFO: u32 = 159;
@@ -48,6 +49,9 @@ pub(crate) const QUIRKS: u32 = QUIRK_MISC_ENABLE_NO_MWAIT | QUIRK_MWAIT_NEVER_UD
 
 /// `KVM_MSR_EXIT_REASON_*`: invalid, unknown, filtered.
 const USER_SPACE_MSRS: u64 = 7;
+
+/// KVM_CAP_IRQ_ROUTING.
+const MAX_ROUTES: u32 = 4096;
 
 /// The switches.
 pub(crate) struct Caps {
@@ -183,6 +187,7 @@ impl Vm {
             cap::DISABLE_QUIRKS2 => {
                 caps.disabled_quirks.fetch_or(bits(value, QUIRKS.into())?, Relaxed);
             }
+            cap::SPLIT_IRQCHIP => self.split_irqchip(value)?,
             cap::MAX_VCPU_ID => self.set_max_vcpu_ids(value)?,
             cap::X86_DISABLE_EXITS => {
                 let exits = bits(value, DISABLE_EXITS.into())?;
@@ -200,6 +205,17 @@ impl Vm {
             _ => return Err(EINVAL),
         }
         Ok(())
+    }
+
+    /// KVM_CAP_SPLIT_IRQCHIP: local APICs in the kernel, PIC and I/O APIC in user space. EINVAL for more pins than there
+    /// are routes, EEXIST for a VM that has a chip or a vCPU.
+    fn split_irqchip(&self, pins: u64) -> Result {
+        let pins = u32::try_from(pins).ok().filter(|n| *n <= MAX_ROUTES).ok_or(EINVAL)?;
+        let _setup = self.setup.lock();
+        if self.vcpus.len() != 0 {
+            return Err(EEXIST);
+        }
+        self.irq.create_split(pins)
     }
 
     /// Does `change` unless there are vCPUs already.

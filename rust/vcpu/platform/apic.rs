@@ -152,6 +152,18 @@ impl Running<'_> {
         }
     }
 
+    /// KVM_X86_SETUP_MCE: whether LVT CMCI exists.
+    pub(crate) fn apic_follows_mce(&mut self) {
+        let cmci = self.arch.msrs.mce.cap() & MCG_CMCI_P != 0;
+        if let Some(apic) = &mut self.arch.apic {
+            let config = Config {
+                cmci,
+                ..*apic.lapic.config()
+            };
+            apic.lapic.reconfigure(config);
+        }
+    }
+
     /// INIT: the registers of the APIC, but not its base, are those of reset.
     pub(super) fn reset_apic(&mut self) {
         if let Some(apic) = &mut self.arch.apic {

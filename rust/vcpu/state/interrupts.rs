@@ -11,6 +11,7 @@ use crate::{
         uabi::{
             kvm_interrupt,
             kvm_tpr_access_ctl,
+            kvm_vapic_addr,
             UserArg, //
         },
     },
@@ -58,6 +59,18 @@ impl Running<'_> {
             return Err(EINVAL);
         }
         arg.write(&control)
+    }
+
+    /// KVM_SET_VAPIC_ADDR: EINVAL without an APIC in the kernel, and for any address but 0, which stands for none: with
+    /// no KVM_EXIT_TPR_ACCESS nobody has a use for a copy of the task priority in guest memory.
+    pub(crate) fn set_vapic_address(&mut self, arg: UserArg) -> Result {
+        if !self.has_kernel_apic() {
+            return Err(EINVAL);
+        }
+        match arg.read::<kvm_vapic_addr>()?.vapic_addr {
+            0 => Ok(()),
+            _ => Err(EINVAL),
+        }
     }
 
     /// KVM_SET_SIGNAL_MASK: the set for the time of KVM_RUN, or none. EINVAL for a set of another size.

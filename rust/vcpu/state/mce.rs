@@ -26,7 +26,9 @@ use crate::{
 impl Running<'_> {
     /// KVM_X86_SETUP_MCE. EINVAL for no banks, too many, or what KVM_X86_GET_MCE_CAP_SUPPORTED does not name.
     pub(crate) fn setup_mce(&mut self, cap: u64) -> Result {
-        self.arch.msrs.mce.setup(cap).map_err(|_| EINVAL)
+        self.arch.msrs.mce.setup(cap).map_err(|_| EINVAL)?;
+        self.apic_follows_mce();
+        Ok(())
     }
 
     /// KVM_X86_SET_MCE. EINVAL for a bank that is not there, or a status that is not valid.
