@@ -161,7 +161,7 @@ fn negotiation_params() -> Params {
         flexpriority: false,
         enable_apicv: false,
         pml: false,
-        preemption_timer: false,
+        preemption_timer: true,
         vnmi: true,
     }
 }
