@@ -5,6 +5,8 @@
 pub(crate) mod bus;
 mod coalesced;
 pub(crate) mod devices;
+pub(crate) mod irqfd;
+mod resampler;
 
 use kernel::{
     c_str,
@@ -22,6 +24,7 @@ use bus::{
     Taker, //
 };
 use coalesced::Ring;
+use irqfd::Irqfds;
 
 /// Which of the two address spaces that the guest's instructions reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +46,7 @@ pub(crate) struct Io {
     memory: Bus,
     #[pin]
     ring: Ring,
+    irqfds: Irqfds,
 }
 
 impl Io {
@@ -59,6 +63,7 @@ impl Io {
                 ports <- Bus::new(ports),
                 memory <- Bus::new(memory),
                 ring <- Ring::new(),
+                irqfds: Irqfds::new()?,
             }? Error))
         })
     }
@@ -70,6 +75,11 @@ impl Io {
             Space::Ports => &self.ports,
             Space::Memory => &self.memory,
         }
+    }
+
+    /// The eventfds that interrupt.
+    pub(crate) fn irqfds(&self) -> &Irqfds {
+        &self.irqfds
     }
 
     /// The page that user space maps.

@@ -37,6 +37,7 @@ module! {
 /// What load made; unload drops it in this order.
 struct RkvmModule {
     _device: Device,
+    _irqfds: io::irqfd::Registration,
     _host: host::Registration,
     _resolved: Resolved,
     _tables: memory::FreedTables,
@@ -47,6 +48,7 @@ impl kernel::Module for RkvmModule {
         host::check_cpu()?;
         let resolved = Resolved::new()?;
         let host = host::Registration::new()?;
+        let irqfds = io::irqfd::Registration::new()?;
         let device = Device::register::<system::System>(c"rkvm").inspect_err(|e| {
             if *e == EBUSY {
                 pr_err!("C KVM is loaded: unload kvm_intel and kvm first\n");
@@ -54,6 +56,7 @@ impl kernel::Module for RkvmModule {
         })?;
         Ok(RkvmModule {
             _device: device,
+            _irqfds: irqfds,
             _host: host,
             _resolved: resolved,
             _tables: memory::FreedTables,

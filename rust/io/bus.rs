@@ -80,13 +80,17 @@ impl Table {
     /// A copy with room for one more ioeventfd and one more zone.
     fn copy(&self) -> Result<Self> {
         let mut copy = Self {
-            doorbells: KVVec::with_capacity(self.doorbells.len().wrapping_add(1), GFP_KERNEL_ACCOUNT)?,
+            doorbells: KVVec::with_capacity(
+                self.doorbells.len().wrapping_add(1),
+                GFP_KERNEL_ACCOUNT,
+            )?,
             zones: KVVec::with_capacity(self.zones.len().wrapping_add(1), GFP_KERNEL_ACCOUNT)?,
         };
         for entry in &self.doorbells {
             copy.doorbells.push(entry.clone(), GFP_KERNEL_ACCOUNT)?;
         }
-        copy.zones.extend_from_slice(&self.zones, GFP_KERNEL_ACCOUNT)?;
+        copy.zones
+            .extend_from_slice(&self.zones, GFP_KERNEL_ACCOUNT)?;
         Ok(copy)
     }
 }
@@ -134,7 +138,10 @@ impl Bus {
             let at = doorbells::place(&table.doorbells, &doorbell).map_err(|_| EEXIST)?;
             check_room(table)?;
             let entry = Entry { doorbell, device };
-            table.doorbells.insert_within_capacity(at, entry).map_err(|_| ENOMEM)
+            table
+                .doorbells
+                .insert_within_capacity(at, entry)
+                .map_err(|_| ENOMEM)
         })
     }
 
@@ -142,7 +149,10 @@ impl Bus {
     pub(crate) fn remove_doorbell(&self, doorbell: &Doorbell, eventfd: &EventFd) -> Result {
         self.change(|table| {
             let at = doorbells::position(&table.doorbells, doorbell).ok_or(ENOENT)?;
-            let same = table.doorbells.get(at).is_some_and(|e| e.device.is_same(eventfd));
+            let same = table
+                .doorbells
+                .get(at)
+                .is_some_and(|e| e.device.is_same(eventfd));
             if !same {
                 return Err(ENOENT);
             }
@@ -155,7 +165,10 @@ impl Bus {
         self.change(|table| {
             check_room(table)?;
             let at = zones::place(&table.zones, &zone);
-            table.zones.insert_within_capacity(at, zone).map_err(|_| ENOMEM)?;
+            table
+                .zones
+                .insert_within_capacity(at, zone)
+                .map_err(|_| ENOMEM)?;
             zones::finish(&mut table.zones);
             Ok(())
         })

@@ -13,13 +13,16 @@ use crate::vcpu::Running;
 impl Running<'_> {
     /// IN of 1, 2 or 4 bytes from a device in the kernel.
     #[inline]
-    pub(crate) fn port_read(&mut self, _port: u16, _size: u8) -> Option<u32> {
-        None
+    pub(crate) fn port_read(&mut self, port: u16, size: u8) -> Option<u32> {
+        self.vm.chip_port_read(port, size)
     }
 
     /// OUT of 1, 2 or 4 bytes to a device in the kernel; false if none takes it.
     #[inline]
     pub(crate) fn port_write(&mut self, port: u16, size: u8, value: u32) -> bool {
+        if self.vm.chip_port_write(port, size, value) {
+            return true;
+        }
         let bytes = value.to_le_bytes();
         let Some(data) = bytes.get(..usize::from(size)) else {
             return false;
@@ -28,13 +31,15 @@ impl Running<'_> {
     }
 
     /// A read of up to 8 bytes of memory that a device in the kernel answers; false if none does.
-    pub(crate) fn device_read(&mut self, _gpa: Gpa, _data: &mut [u8]) -> bool {
-        false
+    pub(crate) fn device_read(&mut self, gpa: Gpa, data: &mut [u8]) -> bool {
+        self.apic_mmio_read(gpa, data) || self.vm.chip_mmio_read(gpa, data)
     }
 
     /// A write of up to 8 bytes of memory that a device in the kernel takes; false if none does.
     pub(crate) fn device_write(&mut self, gpa: Gpa, data: &[u8]) -> bool {
-        self.vm.io.write(Space::Memory, gpa.0, data)
+        self.apic_mmio_write(gpa, data)
+            || self.vm.chip_mmio_write(gpa, data)
+            || self.vm.io.write(Space::Memory, gpa.0, data)
     }
 
     /// An access to memory that nobody has decoded, so that only its address is known: true if there is an ioeventfd

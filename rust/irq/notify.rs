@@ -8,7 +8,6 @@ use kernel::{
 };
 
 use super::Irq;
-use crate::vm::Vm;
 
 /// Told when the guest ends an interrupt of a GSI, or unmasks its pin while a request is pending.
 pub(crate) trait AckNotifier: Send + Sync {
@@ -68,6 +67,7 @@ impl Irq {
         }
     }
 
+    /// `notifier` hears of `gsi` from now on. Sleeps. ENOMEM.
     pub(crate) fn add_notifier(&self, gsi: u32, notifier: Arc<dyn AckNotifier>) -> Result {
         let mut spare = self.spare_notifiers.lock();
         let new = {
@@ -88,6 +88,7 @@ impl Irq {
         Ok(())
     }
 
+    /// `notifier` hears of `gsi` no more, and no call to it runs. Sleeps; not from a call to it.
     pub(crate) fn remove_notifier(&self, gsi: u32, notifier: &Arc<dyn AckNotifier>) {
         let mut spare = self.spare_notifiers.lock();
         let Some(mut new) = spare.take() else {
@@ -110,17 +111,5 @@ impl Irq {
         *spare = Some(old);
         drop(spare);
         self.rescan();
-    }
-}
-
-impl Vm {
-    /// `notifier` hears of `gsi` from now on. Sleeps. ENOMEM.
-    pub(crate) fn add_ack_notifier(&self, gsi: u32, notifier: Arc<dyn AckNotifier>) -> Result {
-        self.irq.add_notifier(gsi, notifier)
-    }
-
-    /// `notifier` hears of `gsi` no more, and no call to it runs. Sleeps; not from a call to it.
-    pub(crate) fn remove_ack_notifier(&self, gsi: u32, notifier: &Arc<dyn AckNotifier>) {
-        self.irq.remove_notifier(gsi, notifier);
     }
 }

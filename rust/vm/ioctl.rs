@@ -24,7 +24,10 @@ use crate::{
             anon_fd,
             FileOps, //
         },
-        uabi::UserArg, //
+        uabi::{
+            kvm_create_device,
+            UserArg, //
+        },
     },
     system,
     vcpu::{
@@ -48,6 +51,7 @@ impl FileOps for Vm {
             nr::KVM_SET_TSS_ADDR => ioctl_memory::set_tss_address(arg.value()),
             nr::KVM_SET_IDENTITY_MAP_ADDR => ioctl_memory::set_identity_map_address(&this, arg),
             nr::KVM_SET_NR_MMU_PAGES => ioctl_memory::set_nr_mmu_pages(arg.value()),
+            nr::KVM_IRQFD => ioctl_io::irqfd(&this, &arg.read()?),
             nr::KVM_IOEVENTFD => ioctl_io::ioeventfd(&this, &arg.read()?),
             nr::KVM_REGISTER_COALESCED_MMIO => ioctl_io::register_coalesced(&this, &arg.read()?),
             nr::KVM_UNREGISTER_COALESCED_MMIO => ioctl_io::unregister_coalesced(&this, &arg.read()?),
@@ -56,9 +60,19 @@ impl FileOps for Vm {
             nr::KVM_SET_BOOT_CPU_ID => this.set_boot_cpu_id(arg.value()).map(|()| 0),
             nr::KVM_GET_TSC_KHZ => Ok(this.caps.tsc_khz() as usize),
             nr::KVM_SET_TSC_KHZ => this.set_default_tsc_khz(arg.value()).map(|()| 0),
+            nr::KVM_CREATE_DEVICE => {
+                // Devices of this kind that x86 has: none but VFIO's, for assigned hardware.
+                let _: kvm_create_device = arg.read()?;
+                Err(ENODEV)
+            }
             nr::KVM_GET_STATS_FD => StatsFile::open(this.into(), fmt!("kvm-{}", this.creator)),
             _ => this.irq_ioctl(cmd, arg),
         }
+    }
+
+    fn release(this: ArcBorrow<'_, Self>) {
+        // As with C KVM, interrupts by eventfd end with the VM's own fd, though its vCPUs may go on.
+        this.io.irqfds().end_all();
     }
 }
 

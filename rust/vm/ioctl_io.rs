@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! KVM_IOEVENTFD and KVM_(UN)REGISTER_COALESCED_MMIO (api.rst).
+//! KVM_IOEVENTFD, KVM_IRQFD and KVM_(UN)REGISTER_COALESCED_MMIO (api.rst).
 
 use kernel::prelude::*;
 use rkvm_core::iobus::{
@@ -15,7 +15,8 @@ use crate::{
         eventfd::EventFd,
         uabi::{
             kvm_coalesced_mmio_zone,
-            kvm_ioeventfd, //
+            kvm_ioeventfd,
+            kvm_irqfd, //
         },
     },
 };
@@ -23,6 +24,8 @@ use crate::{
 const IOEVENTFD_DATAMATCH: u32 = 1 << 0;
 const IOEVENTFD_PIO: u32 = 1 << 1;
 const IOEVENTFD_DEASSIGN: u32 = 1 << 2;
+const IRQFD_DEASSIGN: u32 = 1 << 0;
+const IRQFD_RESAMPLE: u32 = 1 << 1;
 
 /// KVM_IOEVENTFD. EINVAL for a bad combination, ENOENT or EEXIST for what is not or already there, EBADF.
 ///
@@ -47,6 +50,35 @@ pub(super) fn ioeventfd(vm: &Vm, arg: &kvm_ioeventfd) -> Result<usize> {
         let doorbell = doorbell.map_err(|_| EINVAL)?;
         bus.add_doorbell(doorbell, EventFd::from_fd(arg.fd)?)?;
     }
+    Ok(0)
+}
+
+/// KVM_IRQFD. EINVAL without an irqchip in the kernel, or without an I/O APIC there for resampling; EBADF; EBUSY.
+///
+/// That an irqfd to take away is not there is no error.
+pub(super) fn irqfd(vm: &Vm, arg: &kvm_irqfd) -> Result<usize> {
+    if arg.flags & !(IRQFD_DEASSIGN | IRQFD_RESAMPLE) != 0 {
+        return Err(EINVAL);
+    }
+    let fd = arg.fd as i32;
+    if arg.flags & IRQFD_DEASSIGN != 0 {
+        vm.io.irqfds().deassign(&EventFd::from_fd(fd)?, arg.gsi);
+        return Ok(0);
+    }
+    let resample = arg.flags & IRQFD_RESAMPLE != 0;
+    if !(if resample {
+        vm.has_kernel_ioapic()
+    } else {
+        vm.has_irqchip()
+    }) {
+        return Err(EINVAL);
+    }
+    // Of two bad descriptors the first one is told.
+    EventFd::from_fd(fd)?;
+    let resample = resample
+        .then(|| EventFd::from_fd(arg.resamplefd as i32))
+        .transpose()?;
+    vm.io.irqfds().assign(&vm.irq, fd, arg.gsi, resample)?;
     Ok(0)
 }
 

@@ -56,7 +56,9 @@ impl Doorbell {
             && (self.length == 0
                 || other.length == 0
                 || (self.length == other.length
-                    && (self.value.is_none() || other.value.is_none() || self.value == other.value)))
+                    && (self.value.is_none()
+                        || other.value.is_none()
+                        || self.value == other.value)))
     }
 }
 
@@ -230,7 +232,9 @@ mod tests {
     fn lookups_agree_with_a_walk_over_all_entries() {
         let mut seed = 1u64;
         let mut random = |below: u64| {
-            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            seed = seed
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
             (seed >> 33) % below
         };
         let mut t: Vec<Entry<usize>> = Vec::new();
@@ -242,12 +246,19 @@ mod tests {
             let placed = place(&t, &new);
             assert_eq!(placed.is_err(), clash);
             if let Ok(at) = placed {
-                t.insert(at, Entry { doorbell: new, device });
+                t.insert(
+                    at,
+                    Entry {
+                        doorbell: new,
+                        device,
+                    },
+                );
             }
         }
         assert!(t.len() > 300);
         for _ in 0..20_000 {
-            let (address, length, value) = (random(600), [1, 2, 4, 8][random(4) as usize], random(7));
+            let (address, length, value) =
+                (random(600), [1, 2, 4, 8][random(4) as usize], random(7));
             let walked = t.iter().find(|e| {
                 let b = e.doorbell;
                 b.address == address

@@ -104,7 +104,10 @@ mod tests {
         let bytes = slot(0x1122_3344_5566_7788, &[1, 2], true).unwrap();
         assert_eq!(
             bytes,
-            [0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 2, 0, 0, 0, 1, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0]
+            [
+                0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 2, 0, 0, 0, 1, 0, 0, 0, 1, 2, 0, 0,
+                0, 0, 0, 0
+            ]
         );
         assert_eq!(slot(0, &[0; 9], false), None);
         assert_eq!(slot(0, &[], false), Some([0; 24]));

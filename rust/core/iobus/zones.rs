@@ -110,11 +110,15 @@ mod tests {
     fn lookups_agree_with_a_walk_over_all_zones() {
         let mut seed = 7u64;
         let mut random = |below: u64| {
-            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            seed = seed
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
             (seed >> 33) % below
         };
         for _ in 0..50 {
-            let zones: Vec<_> = (0..random(20)).map(|_| (random(200), random(40) as u32)).collect();
+            let zones: Vec<_> = (0..random(20))
+                .map(|_| (random(200), random(40) as u32))
+                .collect();
             let t = table(&zones);
             for _ in 0..500 {
                 let (address, size) = (random(250), 1 + random(8));
