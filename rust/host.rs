@@ -6,6 +6,7 @@ use kernel::prelude::*;
 use rkvm_core::{
     cpuid::{
         features::Implemented,
+        kvm_feature,
         xstate::XstateSizes,
         HostCpuid,
         Regs, //
@@ -129,6 +130,12 @@ impl HostCpuid for HostCpu {
 /// XCR0 bits whose state the kernel switches for guests without being asked: x87, SSE, AVX, AVX-512, PKRU.
 const XCR0_SWITCHED: u64 = 0x2e7;
 
+/// What KVM's own CPUID leaf offers: the paravirtual clock, and that port 0x80 needs no delays.
+const KVM_FEATURES: u32 = kvm_feature::CLOCKSOURCE
+    | kvm_feature::CLOCKSOURCE2
+    | kvm_feature::CLOCKSOURCE_STABLE_BIT
+    | kvm_feature::NOP_IO_DELAY;
+
 /// What rkvm implements, on this host.
 fn implemented(vmcs: &VmcsConfig, xstate: &GuestXState) -> Implemented {
     let f = &vmcs.features;
@@ -144,7 +151,7 @@ fn implemented(vmcs: &VmcsConfig, xstate: &GuestXState) -> Implemented {
         xcr0: xstate.host_xcr0 & XCR0_SWITCHED,
         xss: 0,
         host_phys_bits: msr::cpuid(0x8000_0008, 0)[0] & 0xff,
-        kvm_features: 0,
+        kvm_features: KVM_FEATURES,
     }
 }
 

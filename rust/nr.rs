@@ -101,6 +101,7 @@ numbers! {
     KVM_GET_XCRS = _IOR::<kvm_xcrs>(KVMIO, 0xa6);
     KVM_SET_XCRS = _IOW::<kvm_xcrs>(KVMIO, 0xa7);
     KVM_SET_CPUID = _IOW::<kvm_cpuid2>(KVMIO, 0x8a);
+    KVM_CREATE_DEVICE = _IOWR::<kvm_create_device>(KVMIO, 0xe0);
     KVM_SET_DEVICE_ATTR = _IOW::<kvm_device_attr>(KVMIO, 0xe1);
     KVM_GET_DEVICE_ATTR = _IOW::<kvm_device_attr>(KVMIO, 0xe2);
     KVM_HAS_DEVICE_ATTR = _IOW::<kvm_device_attr>(KVMIO, 0xe3);

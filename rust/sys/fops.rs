@@ -37,8 +37,8 @@ use crate::THIS_MODULE;
 pub(crate) trait FileOps: Sized + Send + Sync + 'static {
     /// What `/proc/PID/fd` shows.
     const NAME: &'static CStr;
-    /// Whether `pread` works.
-    const PREAD: bool = false;
+    /// Whether it is a file to read from, with `pread` as well, and to do nothing else with.
+    const READ_ONLY: bool = false;
 
     /// Handles one ioctl. The value is returned to user space as it is. ENOTTY for an unknown number.
     fn ioctl(this: ArcBorrow<'_, Self>, file: &File, cmd: u32, arg: UserArg) -> Result<usize>;
@@ -189,6 +189,7 @@ const FMODE_PREAD: u32 = 1 << 3;
 pub(crate) fn anon_fd<T: FileOps>(object: Arc<T>) -> Result<NewFd> {
     use kernel::bindings as kb;
     let fd = FileDescriptorReservation::get_unused_fd_flags(kb::O_CLOEXEC)?;
+    let access = if T::READ_ONLY { kb::O_RDONLY } else { kb::O_RDWR };
     let private = object.into_foreign();
     // SAFETY: The name and the table are static, and the table fits the private data.
     let file = kernel::error::from_err_ptr(unsafe {
@@ -196,12 +197,12 @@ pub(crate) fn anon_fd<T: FileOps>(object: Arc<T>) -> Result<NewFd> {
             T::NAME.as_char_ptr(),
             &Table::<T>::OPS,
             private.cast(),
-            (kb::O_RDWR | kb::O_CLOEXEC) as i32,
+            (access | kb::O_CLOEXEC) as i32,
         )
     });
     match file {
         Ok(file) => {
-            if T::PREAD {
+            if T::READ_ONLY {
                 // SAFETY: The file is new and nobody else has it.
                 unsafe { (*file).f_mode |= FMODE_PREAD };
             }

@@ -13,7 +13,7 @@ use kernel::{
 };
 
 pub(crate) use super::bindings::{
-    kvm_clock_data, kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_dirty_log,
+    kvm_clock_data, kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_create_device, kvm_dirty_log,
     kvm_debugregs, kvm_device_attr, kvm_dtable, kvm_enable_cap, kvm_fpu, kvm_guest_debug, kvm_interrupt, kvm_ioapic_state,
     kvm_ioeventfd, kvm_irq_level, kvm_irq_routing, kvm_irq_routing_entry, kvm_irqchip, kvm_irqfd, kvm_lapic_state, kvm_mp_state,
     kvm_msi, kvm_msr_entry, kvm_msr_list, kvm_msrs, kvm_pic_state, kvm_pit_config, kvm_pit_state, kvm_pit_state2,
@@ -50,7 +50,7 @@ macro_rules! abi {
 }
 abi!(
     u8, u16, u32, u64, i32,
-    kvm_clock_data, kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_debugregs, kvm_device_attr, kvm_dirty_log, kvm_dtable, kvm_enable_cap,
+    kvm_clock_data, kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_create_device, kvm_debugregs, kvm_device_attr, kvm_dirty_log, kvm_dtable, kvm_enable_cap,
     kvm_fpu, kvm_guest_debug, kvm_interrupt, kvm_ioapic_state, kvm_ioeventfd, kvm_irq_level, kvm_irq_routing, kvm_irq_routing_entry,
     kvm_irqchip, kvm_irqfd, kvm_lapic_state, kvm_mp_state, kvm_msi, kvm_msr_entry, kvm_msr_list, kvm_msrs,
     kvm_pic_state, kvm_pit_config, kvm_pit_state, kvm_pit_state2, kvm_regs, kvm_segment, kvm_signal_mask, kvm_sregs,

@@ -157,6 +157,10 @@ impl Running<'_> {
 
     /// Enters the guest, stays in the innermost loop as long as its exits are simple, and handles the one that is not.
     fn enter_guest(&mut self) -> Result<Flow> {
+        if self.user_wants_window() {
+            // The window has to be asked for before each entry: user space changes its mind without telling.
+            self.vcpu.requests.set_own(Request::Event);
+        }
         if self.vcpu.requests.any() && self.handle_requests()? == Flow::ToUser {
             return Ok(Flow::ToUser);
         }

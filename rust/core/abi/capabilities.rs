@@ -187,7 +187,7 @@ capabilities! {
     29 KVM_CAP_ASSIGN_DEV_IRQ = Value(0), Excluded(OBSOLETE);
     30 KVM_CAP_JOIN_MEMORY_REGIONS_WORKS = Value(1), Done;
     31 KVM_CAP_MCE = Value(32), Done;
-    32 KVM_CAP_IRQFD = Value(1), Planned;
+    32 KVM_CAP_IRQFD = Value(1), Done;
     33 KVM_CAP_PIT2 = Value(1), Done;
     34 KVM_CAP_SET_BOOT_CPU_ID = Value(1), Done;
     35 KVM_CAP_PIT_STATE2 = Value(1), Done;
@@ -219,7 +219,7 @@ capabilities! {
     76 KVM_CAP_KVMCLOCK_CTRL = Value(1), Done;
     77 KVM_CAP_SIGNAL_MSI = Value(1), Done;
     81 KVM_CAP_READONLY_MEM = Value(1), Done;
-    82 KVM_CAP_IRQFD_RESAMPLE = Value(1), Planned;
+    82 KVM_CAP_IRQFD_RESAMPLE = Value(1), Done;
     89 KVM_CAP_DEVICE_CTRL = Value(1), Planned;
     90 KVM_CAP_IRQ_MPIC = Value(0), Excluded(OTHER_ARCH);
     92 KVM_CAP_IRQ_XICS = Value(0), Excluded(OTHER_ARCH);

@@ -78,7 +78,7 @@ ioctls! {
     Vm KVM_UNREGISTER_COALESCED_MMIO = 0x4010_ae68, Done;
     Vm KVM_SET_GSI_ROUTING = 0x4008_ae6a, Done;
     Vm KVM_REINJECT_CONTROL = 0x0000_ae71, Done;
-    Vm KVM_IRQFD = 0x4020_ae76, Planned;
+    Vm KVM_IRQFD = 0x4020_ae76, Done;
     Vm KVM_CREATE_PIT2 = 0x4040_ae77, Done;
     Vm KVM_SET_BOOT_CPU_ID = 0x0000_ae78, Done;
     Vm KVM_IOEVENTFD = 0x4040_ae79, Done;

@@ -82,7 +82,7 @@ impl<T: Counted> StatsFile<T> {
 
 impl<T: Counted> FileOps for StatsFile<T> {
     const NAME: &'static CStr = T::NAME;
-    const PREAD: bool = true;
+    const READ_ONLY: bool = true;
 
     fn ioctl(_this: ArcBorrow<'_, Self>, _file: &File, _cmd: u32, _arg: UserArg) -> Result<usize> {
         Err(ENOTTY)
