@@ -7,6 +7,7 @@
 //! hardware meets them: a fetch fault or the 15-byte limit before #UD of what was not yet read.
 
 mod modrm;
+mod quick;
 mod vex;
 
 use crate::exception::Exception;
@@ -43,14 +44,23 @@ struct Prefixes {
 ///
 /// #UD, #GP(0) for more than 15 bytes, whatever `source` answers.
 pub fn decode(insn: &mut Insn, mode: Mode, source: &mut dyn CodeSource) -> Reply {
-    insn.fetched = 0;
-    insn.lock = false;
-    insn.rep = Rep::None;
-    insn.opsize_prefix = false;
-    insn.rex = 0;
-    insn.encoding = Encoding::Legacy;
-    insn.modrm = 0;
-    insn.imm = 0;
+    quick::reset(insn);
+    let mut c = Cursor {
+        insn,
+        source,
+        position: 0,
+        mode,
+    };
+    if mode.is_long64() && c.quick()? {
+        return Ok(());
+    }
+    c.instruction()
+}
+
+/// As [`decode()`], without its fast path: for the test that both give the same.
+#[doc(hidden)]
+pub fn decode_slowly(insn: &mut Insn, mode: Mode, source: &mut dyn CodeSource) -> Reply {
+    quick::reset(insn);
     let mut c = Cursor {
         insn,
         source,
@@ -249,8 +259,8 @@ impl Cursor<'_> {
         for _ in 0..3 {
             let flags = entry.flags & table::NO64;
             entry = match entry.op {
-                Op::Group => table::group_row(entry.group, modrm >> 3, modrm >= 0xc0),
-                Op::RmGroup => table::rm_row(entry.group, modrm),
+                Op::Group => table::group_row(entry.group(), modrm >> 3, modrm >= 0xc0),
+                Op::RmGroup => table::rm_row(entry.group(), modrm),
                 Op::Prefixed => {
                     let column = match (self.insn.rep, self.insn.opsize_prefix) {
                         (Rep::Rep, _) => 2,
@@ -258,7 +268,7 @@ impl Cursor<'_> {
                         (Rep::None, true) => 1,
                         (Rep::None, false) => 0,
                     };
-                    table::prefixed_row(entry.group, column)
+                    table::prefixed_row(entry.group(), column)
                 }
                 _ => break,
             };

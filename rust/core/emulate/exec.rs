@@ -253,6 +253,15 @@ impl Exec<'_> {
     pub(super) fn run(&mut self) -> Reply<Flow> {
         let entry = self.insn.entry;
         if entry.op == Op::Mov {
+            if entry.dst == Loc::Rm && entry.src == Loc::Reg {
+                let value = self.reg(self.insn.reg, self.insn.width);
+                return self.set_rm(self.insn.width, value).map(|()| Flow::Done);
+            }
+            if entry.src == Loc::Rm && entry.dst == Loc::Reg {
+                let value = self.rm(self.insn.width)?;
+                self.set_reg(self.insn.reg, self.insn.width, value);
+                return Ok(Flow::Done);
+            }
             let value = self.source(entry.src, self.insn.width)?;
             self.target(entry.dst, self.insn.width, value)?;
             return Ok(Flow::Done);

@@ -53,7 +53,7 @@ pub enum Encoding {
 }
 
 /// A decoded instruction.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Insn {
     /// The bytes fetched so far.
     pub bytes: [u8; MAX_LENGTH],

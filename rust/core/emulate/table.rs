@@ -344,10 +344,8 @@ pub struct Entry {
     pub src: Loc,
     /// Immediate.
     pub imm: Imm,
-    /// Bits of this module's constants.
+    /// Bits of this module's constants; for the group kinds of [`Op`], which group in the top byte.
     pub flags: u32,
-    /// For the group kinds of [`Op`]: which group.
-    pub group: u8,
 }
 
 impl Entry {
@@ -359,7 +357,6 @@ impl Entry {
             src,
             imm,
             flags,
-            group: 0,
         }
     }
 
@@ -370,9 +367,14 @@ impl Entry {
             dst: Loc::None,
             src: Loc::None,
             imm: Imm::None,
-            flags,
-            group,
+            flags: flags | (group as u32) << 24,
         }
+    }
+
+    /// For the group kinds of [`Op`]: which group.
+    #[inline]
+    pub const fn group(&self) -> u8 {
+        (self.flags >> 24) as u8
     }
 
     /// Whether any of the given flags is set.
@@ -382,6 +384,8 @@ impl Entry {
     }
 }
 
+/// MOV of an immediate to ModRM.rm.
+pub const MOV_IMM: Entry = Entry::of(Op::Mov, Loc::Rm, Loc::Imm, Imm::Z, MODRM);
 /// An instruction of a map that is not emulated, with ModRM.
 pub const NOT_EMULATED: Entry = NI_M;
 

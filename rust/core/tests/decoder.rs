@@ -312,6 +312,14 @@ impl Comparison {
         self.cases += 1;
         let mut insn = Insn::EMPTY;
         let ours = decode(&mut insn, mode, &mut Bytes(bytes));
+        if insn.entry.op == Op::Mov && ours.is_ok() {
+            let mut slow = Insn::EMPTY;
+            assert_eq!(
+                decode::decode_slowly(&mut slow, mode, &mut Bytes(bytes)),
+                ours
+            );
+            assert_eq!(insn, slow, "{bytes:02x?}");
+        }
         let mut d = Decoder::with_ip(bitness(mode), bytes, IP, DecoderOptions::NONE);
         let mut x = Instruction::default();
         d.decode_out(&mut x);

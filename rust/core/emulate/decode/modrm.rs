@@ -67,7 +67,7 @@ impl Cursor<'_> {
     }
 
     /// 32- and 64-bit addressing; whether SS is the default segment.
-    fn address_32(&mut self) -> Reply<bool> {
+    pub(super) fn address_32(&mut self) -> Reply<bool> {
         let modrm = self.insn.modrm;
         let rex = self.insn.rex;
         let mode = modrm >> 6;
