@@ -53,6 +53,10 @@ impl<'a> Loaded<'a> {
             bindings::rkvm_preempt_disable();
             Inner::load_guest_registers(self.inner);
             bindings::rkvm_local_irq_disable();
+            // With the host's XCR0 and IA32_XSS still in place: XRSTORS takes no state outside them.
+            if bindings::rkvm_need_fpu_load() {
+                (restricted().switch_fpu_return)();
+            }
         }
         // SAFETY: Loaded by this thread.
         let host_pkru = xstate.load_guest(unsafe { (*self.inner).pkru });
@@ -67,16 +71,11 @@ impl<'a> Loaded<'a> {
 }
 
 impl EntryGuard<'_, '_> {
-    /// Last preparations after which only [`EntryGuard::enter`] follows: FPU registers, accounting, host page table.
+    /// Last preparations after which only [`EntryGuard::enter`] follows: accounting, the host's page table.
     #[inline]
     pub(crate) fn commit(&self) {
         // SAFETY: Interrupts are off, and the task is about to enter a guest.
-        unsafe {
-            bindings::rkvm_guest_entry_begin();
-            if bindings::rkvm_need_fpu_load() {
-                (restricted().switch_fpu_return)();
-            }
-        }
+        unsafe { bindings::rkvm_guest_entry_begin() };
         self.refresh_host_control_registers();
     }
 
