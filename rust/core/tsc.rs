@@ -106,7 +106,8 @@ impl Sync {
     /// The offset that this write gives to its vCPU.
     pub fn write(&mut self, w: &Write) -> u64 {
         let value = w.value.unwrap_or(0);
-        let follows = self.last_khz == w.khz && (value == 0 || (self.user_wrote && self.continues(value, w)));
+        let follows =
+            self.last_khz == w.khz && (value == 0 || (self.user_wrote && self.continues(value, w)));
         self.user_wrote |= w.value.is_some();
         if !follows {
             self.offset = value.wrapping_sub(w.host);

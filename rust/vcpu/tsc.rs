@@ -110,7 +110,8 @@ impl Running<'_> {
 
     fn write_scale(&self) {
         if host().vmcs.features.tsc_scaling {
-            self.hw.write(TSC_MULTIPLIER, self.arch.tsc.scale.multiplier());
+            self.hw
+                .write(TSC_MULTIPLIER, self.arch.tsc.scale.multiplier());
         }
     }
 

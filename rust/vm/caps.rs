@@ -182,10 +182,12 @@ impl Vm {
         let value = request.args.first().copied().unwrap_or(0);
         match request.cap {
             cap::DISABLE_QUIRKS => {
-                caps.disabled_quirks.fetch_or(value as u32 & QUIRKS, Relaxed);
+                caps.disabled_quirks
+                    .fetch_or(value as u32 & QUIRKS, Relaxed);
             }
             cap::DISABLE_QUIRKS2 => {
-                caps.disabled_quirks.fetch_or(bits(value, QUIRKS.into())?, Relaxed);
+                caps.disabled_quirks
+                    .fetch_or(bits(value, QUIRKS.into())?, Relaxed);
             }
             cap::SPLIT_IRQCHIP => self.split_irqchip(value)?,
             cap::MAX_VCPU_ID => self.set_max_vcpu_ids(value)?,
@@ -198,9 +200,12 @@ impl Vm {
             cap::MSR_PLATFORM_INFO => caps.platform_info_readable.store(value != 0, Relaxed),
             cap::EXCEPTION_PAYLOAD => caps.exception_payload.store(value != 0, Relaxed),
             cap::X86_TRIPLE_FAULT_EVENT => caps.triple_fault_event.store(value != 0, Relaxed),
-            cap::X86_USER_SPACE_MSR => caps.user_space_msrs.store(bits(value, USER_SPACE_MSRS)?, Relaxed),
+            cap::X86_USER_SPACE_MSR => caps
+                .user_space_msrs
+                .store(bits(value, USER_SPACE_MSRS)?, Relaxed),
             cap::EXIT_ON_EMULATION_FAILURE => {
-                caps.exit_on_emulation_failure.store(switch(value)?, Relaxed);
+                caps.exit_on_emulation_failure
+                    .store(switch(value)?, Relaxed);
             }
             _ => return Err(EINVAL),
         }
@@ -210,7 +215,10 @@ impl Vm {
     /// KVM_CAP_SPLIT_IRQCHIP: local APICs in the kernel, PIC and I/O APIC in user space. EINVAL for more pins than there
     /// are routes, EEXIST for a VM that has a chip or a vCPU.
     fn split_irqchip(&self, pins: u64) -> Result {
-        let pins = u32::try_from(pins).ok().filter(|n| *n <= MAX_ROUTES).ok_or(EINVAL)?;
+        let pins = u32::try_from(pins)
+            .ok()
+            .filter(|n| *n <= MAX_ROUTES)
+            .ok_or(EINVAL)?;
         let _setup = self.setup.lock();
         if self.vcpus.len() != 0 {
             return Err(EEXIST);
@@ -230,7 +238,10 @@ impl Vm {
 
     /// KVM_CAP_MAX_VCPU_ID: once, and not below the boot CPU's.
     fn set_max_vcpu_ids(&self, value: u64) -> Result {
-        let n = u32::try_from(value).ok().filter(|n| *n <= MAX_VCPU_IDS).ok_or(EINVAL)?;
+        let n = u32::try_from(value)
+            .ok()
+            .filter(|n| *n <= MAX_VCPU_IDS)
+            .ok_or(EINVAL)?;
         let _setup = self.setup.lock();
         let old = self.caps.max_vcpu_ids.load(Relaxed);
         if self.caps.boot_cpu_id() > n || (old != 0 && old != n) {
@@ -242,7 +253,9 @@ impl Vm {
 
     /// KVM_SET_BOOT_CPU_ID: EBUSY once there are vCPUs, EINVAL for an id that there can't be.
     pub(super) fn set_boot_cpu_id(&self, value: u64) -> Result {
-        let id = u32::try_from(value).ok().filter(|id| *id <= self.caps.max_vcpu_ids());
+        let id = u32::try_from(value)
+            .ok()
+            .filter(|id| *id <= self.caps.max_vcpu_ids());
         let mut valid = false;
         self.before_vcpus(EBUSY, || {
             if let Some(id) = id {

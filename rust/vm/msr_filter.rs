@@ -88,7 +88,9 @@ impl MsrFilter {
             return Err(EINVAL);
         }
         let deny = flags & DEFAULT_DENY != 0;
-        let empty = list.chunks_exact(3).all(|r| r.first().is_none_or(|head| head >> 32 == 0));
+        let empty = list
+            .chunks_exact(3)
+            .all(|r| r.first().is_none_or(|head| head >> 32 == 0));
         if empty && deny {
             return Err(EINVAL);
         }

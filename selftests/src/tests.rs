@@ -6,6 +6,7 @@ mod bad_input;
 mod capabilities;
 mod coalesced_mmio;
 mod cpuid;
+mod debugger;
 mod exceptions;
 mod hlt;
 mod hypercall;
@@ -25,6 +26,7 @@ mod mode_real;
 mod mode_switch;
 mod msi;
 mod msr;
+mod msr_filter;
 mod notifier;
 mod pio;
 mod pio_string;
@@ -90,5 +92,7 @@ tests! {
     stats: "KVM_GET_STATS_FD",
     bad_input: "errors of every ioctl",
     lifecycle: "closing in any order, many VMs, killed processes",
+    debugger: "KVM_SET_GUEST_DEBUG: steps and breakpoints",
+    msr_filter: "KVM_X86_SET_MSR_FILTER, MSR exits to user space",
     msr: "MSR lists, get and set, RDMSR and WRMSR with #GP",
 }

@@ -40,7 +40,11 @@ pub fn write(out: &mut dyn Write) -> Result {
         heading(out, title)?;
         table(out, &["Name", "Number", "Status"])?;
         for ioctl in IOCTLS.iter().filter(|ioctl| ioctl.fd == fd) {
-            write!(out, "   * - {}\n     - ``{:#010x}``\n", ioctl.name, ioctl.request)?;
+            write!(
+                out,
+                "   * - {}\n     - ``{:#010x}``\n",
+                ioctl.name, ioctl.request
+            )?;
             status(out, ioctl.status)?;
         }
         out.write_str("\n")?;
@@ -91,6 +95,9 @@ mod tests {
         let mut page = std::string::String::new();
         super::write(&mut page).unwrap();
         let committed = include_str!("../../../Documentation/abi.rst");
-        assert!(page == committed, "Documentation/abi.rst is old: see its first paragraph");
+        assert!(
+            page == committed,
+            "Documentation/abi.rst is old: see its first paragraph"
+        );
     }
 }

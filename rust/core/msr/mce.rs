@@ -126,12 +126,20 @@ impl Mce {
         let number = usize::from(report.bank);
         let exists = number < self.bank_count() && report.status & STATUS_VAL != 0;
         let ctl2 = self.ctl2.get(number).copied().unwrap_or(0);
-        let Some([ctl, status, addr, misc]) = self.banks.chunks_exact_mut(4).nth(number).filter(|_| exists)
+        let Some([ctl, status, addr, misc]) = self
+            .banks
+            .chunks_exact_mut(4)
+            .nth(number)
+            .filter(|_| exists)
         else {
             return Err(MsrError::Invalid);
         };
         let uncorrected = report.status & STATUS_UC != 0;
-        let overflow = if *status & STATUS_VAL != 0 { STATUS_OVER } else { 0 };
+        let overflow = if *status & STATUS_VAL != 0 {
+            STATUS_OVER
+        } else {
+            0
+        };
         let ucna = report.is_ucna();
         if !ucna && uncorrected {
             // Reporting that is not fully switched on is off.

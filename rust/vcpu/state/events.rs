@@ -121,7 +121,10 @@ impl Running<'_> {
     }
 
     fn injects(&self, kind: EventType) -> bool {
-        self.arch.events.injected.is_some_and(|i| i.info.kind() == kind)
+        self.arch
+            .events
+            .injected
+            .is_some_and(|i| i.info.kind() == kind)
     }
 
     fn report_exception(&self, out: &mut kvm_vcpu_events) {
@@ -153,7 +156,8 @@ impl Running<'_> {
         if new.flags & !valid::ALL != 0
             || (flagged(valid::PAYLOAD) && !caps.exception_payload())
             || (flagged(valid::TRIPLE_FAULT) && !caps.triple_fault_event())
-            || (flagged(valid::SMM) && (new.smi.smm | new.smi.pending | new.smi.smm_inside_nmi) != 0)
+            || (flagged(valid::SMM)
+                && (new.smi.smm | new.smi.pending | new.smi.smm_inside_nmi) != 0)
         {
             return Err(EINVAL);
         }
@@ -271,7 +275,11 @@ fn hardware_exception(new: &kvm_vcpu_events) -> Injected {
         _ => EventType::HardwareException,
     };
     let info = EventInfo::new(new.exception.nr, kind);
-    let length = if kind.needs_instruction_length() { 1 } else { 0 };
+    let length = if kind.needs_instruction_length() {
+        1
+    } else {
+        0
+    };
     if new.exception.has_error_code != 0 {
         Injected {
             info: info.with_error_code(),
@@ -279,6 +287,9 @@ fn hardware_exception(new: &kvm_vcpu_events) -> Injected {
             length,
         }
     } else {
-        Injected { length, ..event(info) }
+        Injected {
+            length,
+            ..event(info)
+        }
     }
 }

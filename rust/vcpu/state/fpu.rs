@@ -53,7 +53,8 @@ impl Running<'_> {
     /// Takes the state from the standard format. EINVAL for components that this host has not, or reserved bits.
     fn set_xsave_area(&mut self, area: &[u8]) -> Result {
         let mut pkru = self.hw.pkru();
-        self.fpu.copy_from_uabi(area, host().implemented.xcr0 | FP_SSE, &mut pkru)?;
+        self.fpu
+            .copy_from_uabi(area, host().implemented.xcr0 | FP_SSE, &mut pkru)?;
         self.hw.set_pkru(pkru);
         Ok(())
     }
@@ -138,11 +139,19 @@ impl Running<'_> {
 
     /// KVM_SET_XCRS. EINVAL for a value that XSETBV would refuse.
     pub(crate) fn set_xcrs(&mut self, xcrs: &kvm_xcrs) -> Result {
-        if host().xstate.host_xcr0 == 0 || xcrs.flags != 0 || xcrs.nr_xcrs as usize > xcrs.xcrs.len() {
+        if host().xstate.host_xcr0 == 0
+            || xcrs.flags != 0
+            || xcrs.nr_xcrs as usize > xcrs.xcrs.len()
+        {
             return Err(EINVAL);
         }
         // Only XCR0 exists.
-        let Some(entry) = xcrs.xcrs.iter().take(xcrs.nr_xcrs as usize).find(|x| x.xcr == 0) else {
+        let Some(entry) = xcrs
+            .xcrs
+            .iter()
+            .take(xcrs.nr_xcrs as usize)
+            .find(|x| x.xcr == 0)
+        else {
             return Ok(());
         };
         if !self.xcr0_valid(entry.value) {

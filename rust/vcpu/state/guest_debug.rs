@@ -85,22 +85,35 @@ impl Running<'_> {
             if self.arch.events.exception.is_some() || self.arch.events.injects_exception() {
                 return Err(EBUSY);
             }
-            let vector = if new.control & INJECT_DB != 0 { Vector::Db } else { Vector::Bp };
+            let vector = if new.control & INJECT_DB != 0 {
+                Vector::Db
+            } else {
+                Vector::Bp
+            };
             self.queue_exception(Exception::plain(vector));
         }
         // As the guest has them, before the trap flag of the debugger comes or goes.
         let flags = self.rflags();
         let [d0, d1, d2, d3, .., dr7] = new.arch.debugreg;
         self.arch.guest_debug = GuestDebug {
-            control: if new.control & ENABLE != 0 { new.control } else { 0 },
+            control: if new.control & ENABLE != 0 {
+                new.control
+            } else {
+                0
+            },
             db: [d0, d1, d2, d3],
             dr7,
             step_from: self.linear_rip().0,
         };
         self.write_dr7();
         self.set_rflags(flags);
-        let int3 = if self.arch.guest_debug.takes_int3() { 1 << Vector::Bp as u32 } else { 0 };
-        self.hw.write(EXCEPTION_BITMAP, EXCEPTION_BITMAP_BASE | int3);
+        let int3 = if self.arch.guest_debug.takes_int3() {
+            1 << Vector::Bp as u32
+        } else {
+            0
+        };
+        self.hw
+            .write(EXCEPTION_BITMAP, EXCEPTION_BITMAP_BASE | int3);
         Ok(())
     }
 
@@ -125,7 +138,11 @@ impl Running<'_> {
     /// DR7 for the guest: its own, or the debugger's.
     pub(crate) fn write_dr7(&self) {
         let debug = &self.arch.guest_debug;
-        let dr7 = if debug.owns_debug_registers() { debug.dr7 } else { self.arch.debug.dr7 };
+        let dr7 = if debug.owns_debug_registers() {
+            debug.dr7
+        } else {
+            self.arch.debug.dr7
+        };
         self.hw.write(GUEST_DR7, dr7);
     }
 
@@ -161,7 +178,9 @@ impl Running<'_> {
 
     fn debug_exit(&self, vector: Vector, dr6: u64) -> Flow {
         let dr7 = self.hw.read(GUEST_DR7);
-        self.vcpu.run.set_debug(vector as u32, self.linear_rip().0, dr6, dr7);
+        self.vcpu
+            .run
+            .set_debug(vector as u32, self.linear_rip().0, dr6, dr7);
         Flow::ToUser
     }
 

@@ -41,7 +41,13 @@ impl Running<'_> {
             mcg_status: mce.mcg_status,
         };
         let mce_on = self.read_cr4() & cr4::MCE != 0;
-        match self.arch.msrs.mce.report(&report, mce_on).map_err(|_| EINVAL)? {
+        match self
+            .arch
+            .msrs
+            .mce
+            .report(&report, mce_on)
+            .map_err(|_| EINVAL)?
+        {
             Delivery::Silent => {}
             Delivery::Cmci => self.deliver_cmci(),
             Delivery::Exception => self.queue_exception(Exception::plain(Vector::Mc)),

@@ -14,12 +14,14 @@ use crate::{
 impl Running<'_> {
     /// KVM_GET_MSRS.
     pub(crate) fn get_msrs(&mut self, arg: UserArg) -> Result<usize> {
-        for_each_msr(arg, true, |entry| match self.get_msr(entry.index, Origin::User) {
-            Ok(value) => {
-                entry.data = value;
-                true
+        for_each_msr(arg, true, |entry| {
+            match self.get_msr(entry.index, Origin::User) {
+                Ok(value) => {
+                    entry.data = value;
+                    true
+                }
+                Err(_) => false,
             }
-            Err(_) => false,
         })
     }
 
