@@ -2,6 +2,8 @@
 
 //! ioeventfds: exact addresses, with a length and a value that may matter (api.rst, KVM_IOEVENTFD).
 
+use super::partition_point;
+
 /// Which writes ring.
 ///
 /// Ordered by address, then length, then value, "any" first in each: all that may take one write are neighbours, and
@@ -74,7 +76,7 @@ pub struct Entry<D> {
 /// Index of the first entry that is not below `key`.
 #[inline]
 fn lower_bound<D>(table: &[Entry<D>], key: &Doorbell) -> usize {
-    table.partition_point(|e| e.doorbell < *key)
+    partition_point(table, |e| e.doorbell < *key)
 }
 
 /// The entry that is exactly `doorbell`.

@@ -3,6 +3,8 @@
 //! Zones of coalesced MMIO and PIO: ranges, writes inside which wait in the ring (api.rst,
 //! KVM_(UN)REGISTER_COALESCED_MMIO).
 
+use super::partition_point;
+
 /// A range of addresses. Zones may overlap, and the same may be there twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Zone {
@@ -35,7 +37,7 @@ impl Zone {
 
 /// Index at which `new` belongs in the table.
 pub fn place(table: &[Zone], new: &Zone) -> usize {
-    table.partition_point(|z| z.address <= new.address)
+    partition_point(table, |z| z.address <= new.address)
 }
 
 /// Makes a table good for [`covers`] after its entries have changed.
@@ -54,7 +56,7 @@ pub fn covers(table: &[Zone], address: u64, size: u64) -> bool {
         return false;
     };
     // Of the zones that begin early enough, only the one that reaches farthest matters.
-    let after = table.partition_point(|z| z.address <= address);
+    let after = partition_point(table, |z| z.address <= address);
     match after.checked_sub(1).and_then(|last| table.get(last)) {
         Some(zone) => end <= zone.reach,
         None => false,
