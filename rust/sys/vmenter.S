@@ -166,14 +166,15 @@ SYM_INNER_LABEL_ALIGN(rkvm_vmexit, SYM_L_GLOBAL)
 SYM_FUNC_END(rkvm_vmenter)
 
 /*
- * The software sequence that overwrites the branch history buffer ("Branch History Injection" guidance): nested loops
- * of taken branches, deep enough for every CPU that sets X86_FEATURE_CLEAR_BHB_VMEXIT. Clobbers RAX, RCX and RDX.
+ * Overwrites the branch history that the guest left ("Branch History Injection" guidance) by more taken branches than
+ * those CPUs record that set X86_FEATURE_CLEAR_BHB_VMEXIT: 5 times (5 pairs and one). CPUs with a longer history have a
+ * control for it in IA32_SPEC_CTRL and don't set the feature. Clobbers RAX and RCX.
  */
 SYM_FUNC_START_LOCAL(rkvm_clear_branch_history)
 	ANNOTATE_NOENDBR
-	mov $16, %ecx
+	mov $5, %ecx
 .Lbhb_outer:
-	mov $7, %eax
+	mov $5, %eax
 .Lbhb_inner:
 	jmp .Lbhb_taken
 	nop
