@@ -21,8 +21,7 @@ use core::{
 };
 
 use kernel::{
-    c_str,
-    new_mutex,
+    c_str, new_mutex,
     prelude::*,
     static_lock_class,
     sync::{
@@ -162,7 +161,10 @@ pub(crate) struct Mmu {
 impl Mmu {
     /// No slot, an empty EPT, for these vCPUs. ENOMEM.
     pub(crate) fn new(vcpus: Arc<Vcpus>) -> Result<Arc<Self>> {
-        let srcu = Arc::pin_init(Srcu::new(c_str!("rkvm_srcu"), static_lock_class!()), GFP_KERNEL_ACCOUNT)?;
+        let srcu = Arc::pin_init(
+            Srcu::new(c_str!("rkvm_srcu"), static_lock_class!()),
+            GFP_KERNEL_ACCOUNT,
+        )?;
         let format = format();
         let stats = VmStats::default();
         let published = KBox::new(Slots::new(), GFP_KERNEL_ACCOUNT)?;

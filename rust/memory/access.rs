@@ -89,7 +89,12 @@ impl Slots {
 
     /// Exchanges one aligned integer.
     #[inline]
-    pub(super) fn exchange<T: UserScalar>(&self, gpa: Gpa, old: T, new: T) -> Result<Swapped, NoMemory> {
+    pub(super) fn exchange<T: UserScalar>(
+        &self,
+        gpa: Gpa,
+        old: T,
+        new: T,
+    ) -> Result<Swapped, NoMemory> {
         let (hva, region) = self.hva_to_write(gpa)?;
         let done = swapped(usermem::cmpxchg(hva, old, new)?);
         if done == Swapped::Done {
@@ -109,7 +114,13 @@ impl Slots {
 
     /// Compares and exchanges an operand that is not aligned: no other CPU is kept out, as on C KVM, which gives such an
     /// operand a plain write.
-    fn exchange_unaligned(&self, gpa: Gpa, bytes: usize, old: u128, new: u128) -> Result<Swapped, NoMemory> {
+    fn exchange_unaligned(
+        &self,
+        gpa: Gpa,
+        bytes: usize,
+        old: u128,
+        new: u128,
+    ) -> Result<Swapped, NoMemory> {
         let mut found = [0u8; 16];
         let found = found.get_mut(..bytes).ok_or(NoMemory)?;
         self.read(gpa, found)?;
@@ -163,7 +174,13 @@ impl Mmu {
 
     /// Replaces `old` by `new`, both of 1, 2, 4, 8 or 16 bytes, if `old` is there: one locked access if the operand is
     /// aligned.
-    pub(crate) fn compare_exchange(&self, gpa: Gpa, bytes: u8, old: u128, new: u128) -> Result<Swapped, NoMemory> {
+    pub(crate) fn compare_exchange(
+        &self,
+        gpa: Gpa,
+        bytes: u8,
+        old: u128,
+        new: u128,
+    ) -> Result<Swapped, NoMemory> {
         let guard = self.slots.srcu().read();
         let slots = self.slots.read(&guard);
         let size = u64::from(bytes);
@@ -182,7 +199,8 @@ impl Mmu {
 
     /// Whether a slot answers an access to `gpa`, so that it is no MMIO.
     pub(crate) fn is_backed(&self, gpa: Gpa, write: bool) -> bool {
-        self.gfn_to_hva(gpa.frame()).is_some_and(|(_, writable)| writable || !write)
+        self.gfn_to_hva(gpa.frame())
+            .is_some_and(|(_, writable)| writable || !write)
     }
 
     /// Where a frame lies in the VMM, and whether the guest may write it.

@@ -103,7 +103,12 @@ impl Mmu {
                 *taken = word.swap(0, Ordering::AcqRel);
                 let end = Gfn(first.0.min(region.end_gfn().0));
                 let mut span = Span::new(start, end);
-                let _done = ept.write_protect(&mut span, WriteProtect::ForLogging, Budget::UNLIMITED, &mut pending);
+                let _done = ept.write_protect(
+                    &mut span,
+                    WriteProtect::ForLogging,
+                    Budget::UNLIMITED,
+                    &mut pending,
+                );
                 if lock.need_break() {
                     done = false;
                     break;
@@ -122,9 +127,12 @@ impl Mmu {
             let mut pending = Pending::new();
             let lock = self.lock.read();
             let tables = self.tables();
-            let progress = self
-                .ept(&tables)
-                .write_protect(&mut span, WriteProtect::ForLogging, super::PORTION, &mut pending);
+            let progress = self.ept(&tables).write_protect(
+                &mut span,
+                WriteProtect::ForLogging,
+                super::PORTION,
+                &mut pending,
+            );
             let flushed = pending.flush(|| self.flush_remote_tlbs());
             drop(lock);
             flushed.free(&tables);

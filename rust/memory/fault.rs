@@ -114,7 +114,13 @@ impl Mmu {
     /// Maps the frame of `gpa` for an access that needs `need`.
     ///
     /// EFAULT if the VMM has no memory there, EINTR for a signal, ENOMEM. Sleeps.
-    pub(crate) fn fault(&self, vcpu: &mut VcpuMmu, stats: &VcpuStats, gpa: Gpa, need: Access) -> Result<Fault> {
+    pub(crate) fn fault(
+        &self,
+        vcpu: &mut VcpuMmu,
+        stats: &VcpuStats,
+        gpa: Gpa,
+        need: Access,
+    ) -> Result<Fault> {
         let guard = self.slots.srcu().read();
         let slots = self.slots.read(&guard);
         let gfn = gpa.frame();
@@ -160,7 +166,8 @@ impl Mmu {
             // Slots don't reach that far.
             Installed::Outcome(MapOutcome::OutOfRange) => return Err(EIO),
             // The guest tries again, with a full cache.
-            Installed::Outcome(MapOutcome::Raced | MapOutcome::OutOfTables) | Installed::Invalidated => (),
+            Installed::Outcome(MapOutcome::Raced | MapOutcome::OutOfTables)
+            | Installed::Invalidated => (),
         }
         Ok(Fault::Resume)
     }
@@ -193,7 +200,9 @@ impl Mmu {
             ignore_pat: true,
         };
         let tables = self.tables();
-        let outcome = self.ept(&tables).map(&request, &mut vcpu.cache.source(&self.stats));
+        let outcome = self
+            .ept(&tables)
+            .map(&request, &mut vcpu.cache.source(&self.stats));
         let mut written = false;
         if let MapOutcome::Installed { entry, .. } = outcome {
             written = entry.permits(Access::W);
@@ -217,7 +226,9 @@ impl Mmu {
             HostLevel::G1 => Level::Page1G,
         };
         let level = fault_level(r.region, r.gfn, host, possible);
-        let retry = lock.invalidations.must_retry(r.sample, level.base(r.gfn), level.pages());
+        let retry = lock
+            .invalidations
+            .must_retry(r.sample, level.base(r.gfn), level.pages());
         (!retry).then_some(level)
     }
 
@@ -228,7 +239,9 @@ impl Mmu {
             let entry = self.mmio.encode(gfn, generation);
             let _lock = self.lock.read();
             let tables = self.tables();
-            let outcome = self.ept(&tables).map_mmio(gfn, entry, &mut vcpu.cache.source(&self.stats));
+            let outcome =
+                self.ept(&tables)
+                    .map_mmio(gfn, entry, &mut vcpu.cache.source(&self.stats));
             if matches!(outcome, MapOutcome::Installed { .. }) {
                 stats.pf_mmio_spte_created.inc();
             }

@@ -75,7 +75,8 @@ impl NotifierOps for Mmu {
         let balanced = {
             let mut lock = self.lock.write();
             let balanced = lock.invalidations.end();
-            self.sequence.store(lock.invalidations.sample().0, Ordering::Release);
+            self.sequence
+                .store(lock.invalidations.sample().0, Ordering::Release);
             balanced
         };
         if !balanced {
@@ -140,7 +141,12 @@ impl Mmu {
     }
 
     /// One portion of a zap: clear, flush, free. Says whether it was the last.
-    fn zap_portion(&self, _lock: &mut WriteGuard<'_, Guarded>, span: &mut Span, budget: Budget) -> bool {
+    fn zap_portion(
+        &self,
+        _lock: &mut WriteGuard<'_, Guarded>,
+        span: &mut Span,
+        budget: Budget,
+    ) -> bool {
         let mut pending = Pending::new();
         let tables = self.tables();
         let progress = self.ept(&tables).zap_range(span, budget, &mut pending);

@@ -10,6 +10,7 @@ use kernel::{
     sync::Arc, //
 };
 use rkvm_core::{
+    addr::Gfn, //
     memslots::{
         plan,
         Change,
@@ -19,7 +20,6 @@ use rkvm_core::{
         SlotFlags,
         SlotLimits, //
     },
-    addr::Gfn, //
 };
 
 use super::{
@@ -95,7 +95,12 @@ impl Mmu {
     }
 
     /// Makes `change` visible and waits until nobody sees the state before. On an error nothing has changed.
-    fn publish(&self, writer: &mut Option<KBox<Slots>>, change: &Change, log: Option<&Arc<DirtyLog>>) -> Result {
+    fn publish(
+        &self,
+        writer: &mut Option<KBox<Slots>>,
+        change: &Change,
+        log: Option<&Arc<DirtyLog>>,
+    ) -> Result {
         let spare = writer.as_ref().ok_or(EIO)?;
         let grown = if spare.has_room_for(change) {
             None
@@ -143,6 +148,9 @@ fn log_for(new: &Region, old: Option<&Arc<DirtyLog>>) -> Result<Option<Arc<Dirty
     match old {
         _ if !new.logs_dirty_pages() => Ok(None),
         Some(log) => Ok(Some(log.clone())),
-        None => Ok(Some(Arc::new(DirtyLog::new(new.npages)?, GFP_KERNEL_ACCOUNT)?)),
+        None => Ok(Some(Arc::new(
+            DirtyLog::new(new.npages)?,
+            GFP_KERNEL_ACCOUNT,
+        )?)),
     }
 }

@@ -122,20 +122,28 @@ impl Slots {
         copy.by_hva = grown(&self.by_hva, self.len, capacity)?;
         copy.by_id = grown(&self.by_id, self.len, capacity)?;
         let mut logs = self.logs.len();
-        if let Change::Create(new) | Change::Move { new, .. } | Change::FlagsOnly { new, .. } = change {
+        if let Change::Create(new) | Change::Move { new, .. } | Change::FlagsOnly { new, .. } =
+            change
+        {
             if new.logs_dirty_pages() {
                 logs = logs.max(usize::from(new.id).saturating_add(1));
             }
         }
         copy.logs = KVVec::with_capacity(logs, GFP_KERNEL_ACCOUNT)?;
-        copy.logs.extend_from_slice(&self.logs, GFP_KERNEL_ACCOUNT)?;
+        copy.logs
+            .extend_from_slice(&self.logs, GFP_KERNEL_ACCOUNT)?;
         copy.logs.resize(logs, None, GFP_KERNEL_ACCOUNT)?;
         Ok(KBox::new(copy, GFP_KERNEL_ACCOUNT)?)
     }
 
     /// Makes a change for which there is room; `log` goes to the slot if it logs writes.
     pub(super) fn apply(&mut self, change: &Change, log: Option<&Arc<DirtyLog>>) -> Result {
-        let mut table = SlotTableMut::new(&mut self.by_gfn, &mut self.by_hva, &mut self.by_id, self.len);
+        let mut table = SlotTableMut::new(
+            &mut self.by_gfn,
+            &mut self.by_hva,
+            &mut self.by_id,
+            self.len,
+        );
         table.apply(change, ()).map_err(|_| ENOMEM)?;
         self.len = table.len();
         match change {

@@ -61,7 +61,9 @@ impl TableMemory for Tables<'_> {
 
     #[inline]
     fn read(&self, table: Hpa, index: Index) -> u64 {
-        self.walk.entry(table, index.get()).map_or(0, |e| e.load(Ordering::Relaxed))
+        self.walk
+            .entry(table, index.get())
+            .map_or(0, |e| e.load(Ordering::Relaxed))
     }
 
     #[inline]
@@ -73,7 +75,9 @@ impl TableMemory for Tables<'_> {
 
     #[inline]
     fn swap(&self, table: Hpa, index: Index, value: u64) -> u64 {
-        self.walk.entry(table, index.get()).map_or(0, |e| e.swap(value, Ordering::SeqCst))
+        self.walk
+            .entry(table, index.get())
+            .map_or(0, |e| e.swap(value, Ordering::SeqCst))
     }
 
     #[inline]

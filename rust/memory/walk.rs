@@ -56,7 +56,13 @@ impl GuestMemory for Tables<'_> {
         })
     }
 
-    fn compare_exchange_pte(&mut self, gpa: Gpa, size: PteSize, old: u64, new: u64) -> Result<PteUpdate, Infallible> {
+    fn compare_exchange_pte(
+        &mut self,
+        gpa: Gpa,
+        size: PteSize,
+        old: u64,
+        new: u64,
+    ) -> Result<PteUpdate, Infallible> {
         let done = match size {
             PteSize::Eight => self.0.exchange(gpa, old, new),
             PteSize::Four => self.0.exchange(gpa, old as u32, new as u32),
@@ -111,13 +117,14 @@ fn paging_features(caps: &GuestCaps) -> PagingFeatures {
 
 impl Running<'_> {
     /// Translates a canonical linear address as the processor would, accessed and dirty flags included.
-    pub(crate) fn translate(&mut self, gva: Gva, access: GuestAccess) -> Result<Translation, WalkError<Infallible>> {
-        self.with_paging(|paging, memory, root, state| paging.translate(memory, root, state, gva, access))
-    }
-
-    /// As [`Self::translate`], if that is possible by reading alone.
-    pub(crate) fn probe(&mut self, gva: Gva, access: GuestAccess) -> Option<Translation> {
-        self.with_paging(|paging, memory, root, state| paging.probe(memory, root, state, gva, access))
+    pub(crate) fn translate(
+        &mut self,
+        gva: Gva,
+        access: GuestAccess,
+    ) -> Result<Translation, WalkError<Infallible>> {
+        self.with_paging(|paging, memory, root, state| {
+            paging.translate(memory, root, state, gva, access)
+        })
     }
 
     /// KVM_TRANSLATE, answered as C KVM does: rights are not told, only whether there is a translation.
@@ -159,6 +166,11 @@ impl Running<'_> {
         }
         let memory = &self.vm.memory;
         let guard = memory.slots.srcu().read();
-        walk(paging, &mut Tables(memory.slots.read(&guard)), &root, &state)
+        walk(
+            paging,
+            &mut Tables(memory.slots.read(&guard)),
+            &root,
+            &state,
+        )
     }
 }

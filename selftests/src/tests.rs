@@ -7,6 +7,7 @@ mod capabilities;
 mod coalesced_mmio;
 mod cpuid;
 mod debugger;
+mod dirty_log;
 mod exceptions;
 mod hlt;
 mod hypercall;
@@ -77,6 +78,7 @@ tests! {
     memslots: "what a slot may be, moving, deleting, 256 of them",
     memslot_readonly: "read-only slots",
     memslot_running: "slots changed under a running guest",
+    dirty_log: "KVM_GET_DIRTY_LOG",
     notifier: "host pages dropped, moved, copied, swapped under a guest",
     ioeventfd: "KVM_IOEVENTFD on ports and memory",
     irqfd: "KVM_IRQFD, edges and resampled levels",

@@ -266,6 +266,10 @@ fn a_full_table_is_left_alone() {
 #[test]
 fn generations_mark_updates_and_report_the_wrap() {
     let mut g = Generation::first(0);
+    assert_eq!(
+        Generation::from_bits(g.start_update().to_bits()),
+        g.start_update()
+    );
     assert!(!g.is_updating());
     let mut wraps = 0;
     for step in 1..=(MMIO_GENERATION_MASK + 1) {

@@ -78,8 +78,7 @@ impl Invalidations {
         }
     }
 
-    /// Whether any is going on: the memory slots may not be exchanged meanwhile, or `end` would meet other slots than
-    /// `begin` did.
+    /// Whether any is going on.
     #[inline]
     pub const fn is_in_progress(&self) -> bool {
         self.in_progress != 0

@@ -462,6 +462,22 @@ fn a_fault_across_an_invalidation_is_retried() {
 }
 
 #[test]
+fn a_slot_that_appears_waits_for_invalidations_in_progress() {
+    let mut i = Invalidations::new();
+    i.slot_appears(Gfn(4), Gfn(8));
+    assert!(!i.must_retry(i.sample(), Gfn(5), 1), "none is going on");
+    i.begin(core::iter::empty());
+    i.slot_appears(Gfn(4), Gfn(8));
+    assert!(i.must_retry(i.sample(), Gfn(5), 1));
+    assert!(!i.must_retry(i.sample(), Gfn(8), 1));
+    i.begin([(Gfn(20), Gfn(21))].into_iter());
+    assert!(i.end());
+    assert!(i.must_retry(i.sample(), Gfn(5), 1), "the first goes on");
+    assert!(i.end());
+    assert!(!i.must_retry(i.sample(), Gfn(5), 1));
+}
+
+#[test]
 fn an_entry_to_nowhere_is_left_alone() {
     let sim = Sim::new();
     let ept = Ept::new(&sim, sim.alloc(), &AD);
