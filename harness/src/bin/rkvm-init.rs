@@ -242,7 +242,8 @@ impl Init {
 
     fn spawn(&self, task: &Task) -> Result<Pid> {
         let (program, args) = task.argv.split_first().context("the task has no program")?;
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(args)
             .env("PATH", "/usr/bin")
             .env("HOME", "/root")
@@ -252,9 +253,15 @@ impl Init {
             .stdin(Stdio::null())
             .stdout(self.data.try_clone()?)
             .stderr(self.data.try_clone()?)
-            .process_group(0)
-            .spawn()
-            .with_context(|| format!("starting {program}"))?;
+            .process_group(0);
+        // A program is born with the mask of who starts it, and a shell that does not see SIGCHLD waits for ever. A
+        // signal that comes meanwhile is no loss: waiting begins with a look at who has ended.
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGCHLD);
+        mask.thread_unblock()?;
+        let child = command.spawn();
+        mask.thread_block()?;
+        let child = child.with_context(|| format!("starting {program}"))?;
         Ok(Pid::from_raw(i32::try_from(child.id())?))
     }
 
