@@ -134,7 +134,8 @@ const XCR0_SWITCHED: u64 = 0x2e7;
 const KVM_FEATURES: u32 = kvm_feature::CLOCKSOURCE
     | kvm_feature::CLOCKSOURCE2
     | kvm_feature::CLOCKSOURCE_STABLE_BIT
-    | kvm_feature::NOP_IO_DELAY;
+    | kvm_feature::NOP_IO_DELAY
+    | kvm_feature::PV_UNHALT;
 
 /// What rkvm implements, on this host.
 fn implemented(vmcs: &VmcsConfig, xstate: &GuestXState) -> Implemented {

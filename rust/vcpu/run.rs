@@ -294,15 +294,16 @@ impl Running<'_> {
     /// The `request_interrupt_window` of user space, where it counts.
     #[inline]
     pub(crate) fn user_wants_window(&self) -> bool {
-        !self.has_kernel_apic() && self.vcpu.run.wants_interrupt_window()
+        !self.has_kernel_pic() && self.vcpu.run.wants_interrupt_window()
     }
 
     /// Whether KVM_INTERRUPT would reach the guest at once.
     pub(crate) fn ready_for_user_interrupt(&self) -> bool {
-        if self.has_kernel_apic() {
+        if self.has_kernel_pic() {
             return true;
         }
-        self.arch.events.exception.is_none()
+        self.accepts_user_interrupt()
+            && self.arch.events.exception.is_none()
             && self.arch.events.user_interrupt.is_none()
             && self.interrupt_allowed()
     }

@@ -3,6 +3,7 @@
 //! VMCALL: KVM's hypercalls (Documentation/virt/kvm/x86/hypercalls.rst).
 
 use kernel::prelude::*;
+use rkvm_core::cpuid::kvm_feature;
 
 use super::fast::Fast;
 use crate::vcpu::{
@@ -11,6 +12,7 @@ use crate::vcpu::{
 };
 
 const KVM_HC_VAPIC_POLL_IRQ: u64 = 1;
+const KVM_HC_KICK_CPU: u64 = 5;
 /// -KVM_ENOSYS and -KVM_EPERM.
 const ENOSYS: i64 = -1000;
 const EPERM: i64 = -1;
@@ -45,6 +47,11 @@ impl Running<'_> {
         let argument = |n| if wide { self.hw.gpr(n) } else { self.hw.gpr(n) & 0xffff_ffff };
         match argument(0) {
             KVM_HC_VAPIC_POLL_IRQ => 0,
+            KVM_HC_KICK_CPU if self.arch.caps.kvm_features & kvm_feature::PV_UNHALT != 0 => {
+                // RBX holds flags, of which there are none; RCX the APIC id.
+                self.kick_processor(argument(1) as u32);
+                0
+            }
             _ => ENOSYS,
         }
     }

@@ -26,7 +26,11 @@ use rkvm_core::{
             Posted, //
         },
         map::Entry,
+        DeliveryMode,
+        DestMode,
         Interrupt,
+        Shorthand,
+        Trigger,
         VcpuIndex, //
     },
     msr::mce::MCG_CMCI_P,
@@ -214,6 +218,20 @@ impl Running<'_> {
         }
     }
 
+    /// KVM_HC_KICK_CPU: the processor with this APIC id need not wait in HLT any longer.
+    pub(crate) fn kick_processor(&self, apic_id: u32) {
+        self.send_ipi(&Interrupt {
+            dest: apic_id,
+            vector: 0,
+            mode: DeliveryMode::RemoteRead,
+            dest_mode: DestMode::Physical,
+            trigger: Trigger::Edge,
+            assert: true,
+            shorthand: Shorthand::None,
+            redirect_hint: false,
+        });
+    }
+
     /// The guest has ended an interrupt: the I/O APIC hears of it, or user space that has it.
     fn ended(&mut self, eoi: Eoi) {
         match self.vm.irq.irqchip() {
@@ -232,6 +250,11 @@ impl Running<'_> {
             let _ = apic.lapic.fire(Lvt::Cmci);
             self.vcpu.requests.set_own(Request::Event);
         }
+    }
+
+    /// Whether the APIC, if it is in the kernel, lets the interrupts of user space's PIC through.
+    pub(crate) fn accepts_user_interrupt(&self) -> bool {
+        self.arch.apic.as_ref().is_none_or(|apic| apic.lapic.accepts_pic())
     }
 
     /// An interrupt of the PIC, or of user space's PIC, that this vCPU takes.
