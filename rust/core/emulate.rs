@@ -116,9 +116,8 @@ impl CodeSource for Code<'_> {
     fn more(&mut self, have: u8, buf: &mut [u8]) -> Reply<usize> {
         let mut at = self.start.wrapping_add(u64::from(have));
         if self.long {
-            if !is_canonical(at, 48)
-                && !(self.ops.cr(Cr::Cr4) & cr4::LA57 != 0 && is_canonical(at, 57))
-            {
+            let wide = |ops: &mut dyn VcpuOps| ops.cr(Cr::Cr4) & cr4::LA57 != 0;
+            if !is_canonical(at, 48) && (!wide(self.ops) || !is_canonical(at, 57)) {
                 return Err(Exception::GP0.into());
             }
         } else {
@@ -435,12 +434,9 @@ impl Emulator {
 
     /// The outcome of an instruction that did not complete.
     fn stopped(&mut self, stop: Stop, before: Option<Completed>) -> Outcome {
-        match (stop, before) {
+        if let (Stop::Retry | Stop::Unhandled | Stop::Shutdown, Some(done)) = (stop, before) {
             // What stopped the next iteration will stop it again when it is the first.
-            (Stop::Retry | Stop::Unhandled | Stop::Shutdown, Some(done)) => {
-                return Outcome::Completed(done)
-            }
-            _ => {}
+            return Outcome::Completed(done);
         }
         match stop {
             Stop::Fault(e) => Outcome::Inject(e, before),

@@ -137,8 +137,9 @@ impl Cursor<'_> {
         self.ensure(width.bytes())?;
         let at = usize::from(self.position);
         let mut raw = [0u8; 8];
-        let end = at.wrapping_add(width.len());
-        if let (Some(from), Some(to)) = (self.insn.bytes.get(at..end), raw.get_mut(..width.len())) {
+        let end = at.wrapping_add(width.size());
+        if let (Some(from), Some(to)) = (self.insn.bytes.get(at..end), raw.get_mut(..width.size()))
+        {
             to.copy_from_slice(from);
         }
         self.position = self.position.wrapping_add(width.bytes());

@@ -157,7 +157,7 @@ impl Exec<'_> {
     #[inline]
     pub(super) fn read_linear(&mut self, at: Gva, width: Width, access: Access) -> Reply<u64> {
         let mut raw = [0u8; 8];
-        match raw.get_mut(..width.len()) {
+        match raw.get_mut(..width.size()) {
             Some(buf) => self.read_bytes(at, buf, access)?,
             None => return Err(Stop::Unhandled),
         }
@@ -167,7 +167,7 @@ impl Exec<'_> {
     /// Writes an integer at a linear address.
     #[inline]
     pub(super) fn write_linear(&mut self, at: Gva, width: Width, value: u64) -> Reply {
-        match value.to_le_bytes().get(..width.len()) {
+        match value.to_le_bytes().get(..width.size()) {
             Some(data) => self.write_bytes(at, data, Access::WRITE),
             None => Err(Stop::Unhandled),
         }
@@ -325,7 +325,7 @@ impl Exec<'_> {
                 Swap::Done => return Ok(old),
                 Swap::Changed => {}
                 Swap::Mmio(gpa) => {
-                    if let Some(data) = new.to_le_bytes().get(..width.len()) {
+                    if let Some(data) = new.to_le_bytes().get(..width.size()) {
                         self.write_device(gpa, data)?;
                     }
                     return Ok(old);

@@ -89,7 +89,7 @@ impl Exec<'_> {
                 self.port_read(port, width, 1)?;
             }
             self.work.answer = Answer::None;
-            let value = match self.work.data.get(..width.len()) {
+            let value = match self.work.data.get(..width.size()) {
                 Some(data) => little_endian(data),
                 None => return Err(Stop::Unhandled),
             };
@@ -97,11 +97,11 @@ impl Exec<'_> {
             return Ok(());
         }
         let value = self.named(Gpr::Rax, width).to_le_bytes();
-        let Some(data) = value.get(..width.len()) else {
+        let Some(data) = value.get(..width.size()) else {
             return Err(Stop::Unhandled);
         };
         if self.ops.pio_out(port, width.bytes(), data) == IoReply::User {
-            if let Some(to) = self.work.data.get_mut(..width.len()) {
+            if let Some(to) = self.work.data.get_mut(..width.size()) {
                 to.copy_from_slice(data);
             }
             self.work.port_out = Some(Port {

@@ -108,7 +108,7 @@ impl Width {
 
     /// Bytes, as a length.
     #[inline]
-    pub const fn len(self) -> usize {
+    pub const fn size(self) -> usize {
         self as usize
     }
 

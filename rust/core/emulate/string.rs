@@ -87,7 +87,7 @@ impl Exec<'_> {
     }
 
     /// The element at DS:RSI, or what a segment override makes of it.
-    fn from_source(&mut self) -> Reply<u64> {
+    fn load_source(&mut self) -> Reply<u64> {
         let at = self.named(Gpr::Rsi, self.insn.address);
         self.load(self.insn.segment, at, self.insn.width, Access::READ)
     }
@@ -101,7 +101,7 @@ impl Exec<'_> {
                 if let Some(done) = self.move_block(most)? {
                     return Ok(done);
                 }
-                let value = self.from_source()?;
+                let value = self.load_source()?;
                 let to = self.named(Gpr::Rdi, address);
                 self.store(SegReg::Es, to, width, value)?;
                 self.advance(Gpr::Rsi, 1);
@@ -114,7 +114,7 @@ impl Exec<'_> {
                 self.advance(Gpr::Rdi, 1);
             }
             Op::Lods => {
-                let value = self.from_source()?;
+                let value = self.load_source()?;
                 self.set_named(Gpr::Rax, width, value);
                 self.advance(Gpr::Rsi, 1);
             }
@@ -122,7 +122,7 @@ impl Exec<'_> {
                 let at = self.named(Gpr::Rdi, address);
                 let b = self.load(SegReg::Es, at, width, Access::READ)?;
                 let a = if op == Op::Cmps {
-                    self.from_source()?
+                    self.load_source()?
                 } else {
                     self.named(Gpr::Rax, width)
                 };
@@ -241,7 +241,7 @@ impl Exec<'_> {
             }
         };
         self.work.answer = Answer::None;
-        let bytes = (count as usize).wrapping_mul(size.len());
+        let bytes = (count as usize).wrapping_mul(size.size());
         let Some(data) = self.work.data.get(..bytes) else {
             return Err(Stop::Unhandled);
         };
@@ -262,7 +262,7 @@ impl Exec<'_> {
         let size = self.port_width();
         let port = self.named(Gpr::Rdx, Width::B2) as u16;
         let (at, count, _) = self.block(self.insn.segment, Gpr::Rsi, most, Access::READ)?;
-        let bytes = (count as usize).wrapping_mul(size.len());
+        let bytes = (count as usize).wrapping_mul(size.size());
         if count > 1 {
             let Some(data) = self.work.data.get_mut(..bytes) else {
                 return Err(Stop::Unhandled);
@@ -292,7 +292,7 @@ impl Exec<'_> {
 
     /// Reads elements from a port into the buffer.
     pub(super) fn port_read(&mut self, port: u16, size: Width, count: u32) -> Reply {
-        let bytes = (count as usize).wrapping_mul(size.len());
+        let bytes = (count as usize).wrapping_mul(size.size());
         let Some(buf) = self.work.data.get_mut(..bytes) else {
             return Err(Stop::Unhandled);
         };

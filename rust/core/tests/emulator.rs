@@ -6,7 +6,20 @@
 mod mmio;
 #[path = "emulator/mock.rs"]
 mod mock;
+#[path = "emulator/page.rs"]
+mod page;
+#[path = "emulator/properties.rs"]
+mod properties;
 #[path = "emulator/protected.rs"]
 mod protected;
 #[path = "emulator/strings.rs"]
 mod strings;
+
+#[test]
+fn the_opcode_page_is_up_to_date() {
+    let file = include_str!("../../../Documentation/emulator-opcodes.rst");
+    assert!(
+        file == page::page(),
+        "Documentation/emulator-opcodes.rst differs from the tables"
+    );
+}

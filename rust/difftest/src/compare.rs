@@ -169,8 +169,8 @@ pub fn compare(
     if !same_data && !open {
         return different("memory", format!("from {:x?}", before.gpr));
     }
-    for n in 0..16 {
-        if our_ymm[n] != native.ymm[n] {
+    for (n, (ours, native)) in our_ymm.iter().zip(&native.ymm).enumerate() {
+        if ours != native {
             return different("vector", format!("ymm{n}"));
         }
     }

@@ -320,7 +320,7 @@ fn aim(
     }
     if insn.entry.imm == Imm::Moffs {
         let bytes = to.to_le_bytes();
-        let n = insn.address.len().min(8);
+        let n = insn.address.size().min(8);
         if modrm_at + n <= code.len() {
             code[modrm_at..modrm_at + n].copy_from_slice(&bytes[..n]);
         }

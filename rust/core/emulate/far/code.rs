@@ -55,7 +55,7 @@ impl Exec<'_> {
             Gva(stack.segment.base.wrapping_add(offset) & 0xffff_ffff)
         };
         let data = value.to_le_bytes();
-        let data = data.get(..width.len()).unwrap_or_default();
+        let data = data.get(..width.size()).unwrap_or_default();
         self.write_bytes(at, data, Access::SYSTEM_WRITE)?;
         stack.pointer = pointer;
         Ok(())

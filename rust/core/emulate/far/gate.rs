@@ -144,7 +144,7 @@ impl Exec<'_> {
         }
         self.check_code(&d, gate.selector, Vector::Gp)?;
         if call && !conforming && d.dpl() < cpl {
-            return self.to_inner_level(gate, d);
+            return self.call_inner_level(gate, d);
         }
         if call {
             let old = self.ops.segment(SegReg::Cs).selector;
@@ -159,7 +159,7 @@ impl Exec<'_> {
     }
 
     /// A CALL that raises the privilege: a new stack with the old one's address, parameters and the return address.
-    fn to_inner_level(&mut self, gate: &Gate, mut d: Descriptor) -> Reply {
+    fn call_inner_level(&mut self, gate: &Gate, mut d: Descriptor) -> Reply {
         let cpl = d.dpl();
         let width = gate.width;
         let mut stack = self.inner_stack(cpl)?;

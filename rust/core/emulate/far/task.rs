@@ -178,7 +178,7 @@ impl Exec<'_> {
         let used = layout.segments.wrapping_add(10);
         for slot in slots.iter().take(used) {
             let data = slot.to_le_bytes();
-            let data = data.get(..layout.width.len()).unwrap_or_default();
+            let data = data.get(..layout.width.size()).unwrap_or_default();
             self.write_bytes(at, data, Access::SYSTEM_WRITE)?;
             at = at.wrapping_add(size);
         }

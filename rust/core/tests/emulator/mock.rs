@@ -54,6 +54,8 @@ pub struct Mock {
     /// Changes memory right before this many exchanges, as another CPU would.
     pub contention: u32,
     pub without: Vec<Feature>,
+    /// In-kernel devices answer with the low byte of each address.
+    pub echo: bool,
 }
 
 pub const FLAT_DATA: u32 = 0xc093;
@@ -116,6 +118,7 @@ impl Mock {
             mmx: [0; 8],
             contention: 0,
             without: Vec::new(),
+            echo: false,
         }
     }
 
@@ -205,6 +208,12 @@ impl VcpuOps for Mock {
             return IoReply::User;
         }
         self.seen.push(Seen::MmioRead(at.0, buf.len()));
+        if self.echo {
+            for (n, b) in buf.iter_mut().enumerate() {
+                *b = (at.0 as u8).wrapping_add(n as u8);
+            }
+            return IoReply::Done;
+        }
         for b in buf {
             *b = self.answers.pop_front().unwrap_or(0xff);
         }
