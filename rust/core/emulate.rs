@@ -51,11 +51,14 @@ mod system;
 pub mod table;
 mod vector;
 mod work;
+mod x87;
 
 pub use decode::{decode, CodeSource};
 pub use far::TaskSwitch;
 pub use insn::{Insn, MAX_LENGTH};
-pub use ops::{Access, AccessKind, Backing, Effect, Feature, IoReply, Reply, Stop, Swap, VcpuOps};
+pub use ops::{
+    Access, AccessKind, Backing, Effect, Feature, IoReply, Reply, Stop, Swap, VcpuOps, X87,
+};
 pub use outcome::{Bytes, Completed, Outcome, Shadow, SoftInterrupt, SoftKind, UserExit};
 pub use state::{ar, Cr, Mode, Regs, Segment, TableKind, TableReg, Width};
 pub use work::DATA_BYTES;
@@ -172,6 +175,7 @@ impl Emulator {
         if cause == Cause::UndefinedOpcode && !self.insn.entry.any(table::ON_UD) {
             return Outcome::Inject(Exception::UD, None);
         }
+        ops.decoded(self.insn.has_single_memory_operand());
         self.execute(regs, ops, mode)
     }
 

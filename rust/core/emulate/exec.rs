@@ -379,6 +379,7 @@ impl Exec<'_> {
             }
             Op::Touch => self.touch(),
             Op::Bound => self.bound(),
+            Op::Fxsave | Op::Fxrstor | Op::Fninit | Op::Fnstcw | Op::Fnstsw => self.x87(op),
             Op::VecMov | Op::VecMovAligned | Op::VecScalar | Op::MmxMov => self.vector_move(op),
             _ => self.system(op),
         }

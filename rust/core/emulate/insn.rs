@@ -110,6 +110,34 @@ pub struct Insn {
 }
 
 impl Insn {
+    /// Whether the only memory that the instruction touches is its ModRM or moffs operand: no stack, no strings, no
+    /// descriptors.
+    #[inline]
+    pub fn has_single_memory_operand(&self) -> bool {
+        matches!(
+            self.entry.op,
+            Op::Mov
+                | Op::Movzx
+                | Op::Movsx
+                | Op::Movnti
+                | Op::Movbe
+                | Op::Add
+                | Op::Or
+                | Op::Adc
+                | Op::Sbb
+                | Op::And
+                | Op::Sub
+                | Op::Xor
+                | Op::Cmp
+                | Op::Test
+                | Op::Xchg
+                | Op::Cmpxchg
+                | Op::Xadd
+                | Op::Inc
+                | Op::Dec
+        )
+    }
+
     /// No instruction.
     pub const EMPTY: Self = Self {
         bytes: [0; MAX_LENGTH],

@@ -172,11 +172,27 @@ pub enum Effect {
     UnblockNmi,
 }
 
+/// What is asked of the x87 unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum X87 {
+    /// FNINIT; the answer is of no interest.
+    Init,
+    /// The control word.
+    ControlWord,
+    /// The status word.
+    StatusWord,
+}
+
 /// The vCPU as the emulator sees it.
 ///
 /// Linear addresses are canonical or truncated to 32 bits already, segmentation is done. A slice never crosses a
 /// 4 KiB page and is at most 64 bytes long, except where a method says otherwise.
 pub trait VcpuOps {
+    /// An instruction was decoded and is about to be executed. `single_operand`: it touches memory through one operand
+    /// of one address and nothing else, so an address that hardware gave for the access is that operand's.
+    fn decoded(&mut self, single_operand: bool) {
+        let _ = single_operand;
+    }
     /// Reads up to `buf.len()` instruction bytes at a linear address, not past the end of its page; the number
     /// read, at least 1.
     fn fetch(&mut self, at: Gva, buf: &mut [u8]) -> Reply<usize>;
@@ -259,4 +275,16 @@ pub trait VcpuOps {
     fn read_mmx(&mut self, number: u8) -> Reply<u64>;
     /// Replaces an MMX register 0 to 7; a pending x87 exception is #MF.
     fn write_mmx(&mut self, number: u8, value: u64) -> Reply;
+    /// FNINIT, or one of the x87 words.
+    fn x87(&mut self, _what: X87) -> Reply<u16> {
+        Err(Stop::Unhandled)
+    }
+    /// FXSAVE of the guest's state into `image` (512 bytes, in the format of 64-bit mode if `wide`).
+    fn fxsave(&mut self, _image: &mut [u8], _wide: bool) -> Reply {
+        Err(Stop::Unhandled)
+    }
+    /// FXRSTOR from `image`, with the checks that give #GP(0).
+    fn fxrstor(&mut self, _image: &[u8], _wide: bool) -> Reply {
+        Err(Stop::Unhandled)
+    }
 }

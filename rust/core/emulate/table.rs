@@ -229,6 +229,11 @@ pub enum Op {
     VecScalar,
     /// MMX MOVQ and MOVD.
     MmxMov,
+    Fxsave,
+    Fxrstor,
+    Fninit,
+    Fnstcw,
+    Fnstsw,
     /// FWAIT.
     Fwait,
 }

@@ -244,11 +244,22 @@ impl Exec<'_> {
         if c0 & cr0::TS != 0 {
             return Err(Exception::NM.into());
         }
-        if self.insn.opcode == 0x6e || self.insn.opcode == 0x7e {
-            return Err(Stop::Unhandled);
-        }
         let load = self.insn.entry.dst == Loc::Reg;
         let reg = self.insn.reg & 7;
+        if self.insn.opcode == 0x6e || self.insn.opcode == 0x7e {
+            // MOVD and MOVQ between MMX and a general register or memory.
+            let width = if self.insn.wide() {
+                Width::B8
+            } else {
+                Width::B4
+            };
+            if load {
+                let value = self.rm(width)?;
+                return self.ops.write_mmx(reg, value);
+            }
+            let value = self.ops.read_mmx(reg)?;
+            return self.set_rm(width, value);
+        }
         let width = Width::B8;
         match (self.insn.rm, load) {
             (Rm::Reg(rm), true) => {

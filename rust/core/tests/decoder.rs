@@ -229,6 +229,10 @@ fn implicit(op: Op) -> bool {
             | Op::LoadFar
             | Op::Bound
             | Op::Nop
+            | Op::Fxsave
+            | Op::Fxrstor
+            | Op::Fnstcw
+            | Op::Fnstsw
             | Op::Shld
             | Op::Shrd
             | Op::Lldt

@@ -99,6 +99,11 @@ pub fn allowed(insn: &Insn, long: bool) -> bool {
         | Op::MovToSeg
         | Op::LoadFar
         | Op::MmxMov
+        | Op::Fxsave
+        | Op::Fxrstor
+        | Op::Fninit
+        | Op::Fnstcw
+        | Op::Fnstsw
         | Op::Fwait
         | Op::In
         | Op::Out

@@ -34,6 +34,10 @@ pub enum Group {
     G15,
     G16,
     G17,
+    X87D9,
+    X87Db,
+    X87Dd,
+    X87Df,
 }
 
 /// Groups chosen by ModRM.rm: the register forms of 0F 01.
@@ -52,6 +56,10 @@ pub enum RmGroup {
     R5,
     /// 0F 01 F8 to FF.
     R7,
+    /// DB E0 to E7.
+    Db,
+    /// DF E0 to E7.
+    Df,
 }
 
 type Rows = [Entry; 16];
@@ -111,6 +119,15 @@ const fn unary(f: u32) -> Rows {
     ])
 }
 
+/// The rows of an x87 opcode, of which one is emulated.
+const fn x87(column: usize, row: Entry) -> Rows {
+    let n = NI_M;
+    match column {
+        7 => [n, n, n, n, n, n, n, row, n, n, n, n, n, n, n, n],
+        _ => [n, n, n, n, n, n, n, n, n, n, n, n, row, n, n, n],
+    }
+}
+
 /// Group 11: MOV, and XABORT or XBEGIN.
 const fn mov(f: u32) -> Rows {
     let m = imm(Mov, Imm::Z, f);
@@ -154,7 +171,7 @@ const fn dt(op: Op, f: u32) -> Entry {
 const NOP_M: Entry = e(Nop, 0);
 const TOUCH: Entry = Entry::of(Touch, Loc::Rm, Loc::None, Imm::None, MODRM | BYTE | MEM);
 
-static GROUPS: [Rows; 23] = [
+static GROUPS: [Rows; 27] = [
     alu(Imm::Z, BYTE),
     alu(Imm::Z, 0),
     alu(Imm::S8, 0),
@@ -246,8 +263,8 @@ static GROUPS: [Rows; 23] = [
     mov(BYTE),
     mov(0),
     [
-        NI_M,
-        NI_M,
+        e(Fxsave, NP | MEM),
+        e(Fxrstor, NP | MEM),
         NI_M,
         NI_M,
         NI_M,
@@ -279,9 +296,13 @@ static GROUPS: [Rows; 23] = [
         UD,
         UD,
     ]),
+    x87(7, ew(Fnstcw, MEM)),
+    x87(12, rmg(RmGroup::Db)),
+    x87(7, ew(Fnstsw, MEM)),
+    x87(12, rmg(RmGroup::Df)),
 ];
 
-static RM_GROUPS: [[Entry; 8]; 6] = [
+static RM_GROUPS: [[Entry; 8]; 8] = [
     [
         NI_M,
         none(Vmcall, ON_UD | MODRM | NP),
@@ -335,6 +356,26 @@ static RM_GROUPS: [[Entry; 8]; 6] = [
     [
         none(Swapgs, ONLY64 | PRIV | MODRM),
         none(Rdtscp, MODRM),
+        NI_M,
+        NI_M,
+        NI_M,
+        NI_M,
+        NI_M,
+        NI_M,
+    ],
+    [
+        NI_M,
+        NI_M,
+        NI_M,
+        none(Fninit, MODRM),
+        NI_M,
+        NI_M,
+        NI_M,
+        NI_M,
+    ],
+    [
+        none(Fnstsw, MODRM),
+        NI_M,
         NI_M,
         NI_M,
         NI_M,

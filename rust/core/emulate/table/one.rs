@@ -43,7 +43,7 @@ const fn io(op: Op, port: Loc, flags: u32) -> Entry {
     };
     Entry::of(op, Loc::None, port, imm, flags)
 }
-/// x87: decoded for its length; the few that are emulated are picked by the executor.
+/// x87: decoded for its length.
 const X87: Entry = Entry::of(NotImplemented, Loc::None, Loc::None, Imm::None, MODRM);
 const PFX: Entry = none(Prefix, 0);
 const MOV_LOW3_IB: Entry = Entry::of(Mov, Loc::Low3, Loc::Imm, Imm::Z, BYTE);
@@ -126,7 +126,7 @@ pub static ONE_BYTE: [Entry; 256] = [
     grp(Group::G2EbOne, 0), grp(Group::G2EvOne, 0), grp(Group::G2EbCl, 0), grp(Group::G2EvCl, 0),
     Entry::of(Aam, Loc::None, Loc::Imm, Imm::U8, NO64), Entry::of(Aad, Loc::None, Loc::Imm, Imm::U8, NO64),
     none(Salc, NO64), none(Xlat, BYTE),
-    X87, X87, X87, X87, X87, X87, X87, X87,
+    X87, grp(Group::X87D9, 0), X87, grp(Group::X87Db, 0), X87, grp(Group::X87Dd, 0), X87, grp(Group::X87Df, 0),
     // E0
     jb(Loopne), jb(Loope), jb(Loop), jb(Jcxz),
     io(In, Loc::Imm, BYTE), io(In, Loc::Imm, 0), io(Out, Loc::Imm, BYTE), io(Out, Loc::Imm, 0),

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The few x87 instructions that C KVM emulates too: FNINIT, FNSTCW, FNSTSW, FXSAVE, FXRSTOR.
+
+use crate::exception::Exception;
+use crate::regs::{cr0, cr4, Gpr};
+
+use super::exec::Exec;
+use super::insn::Rm;
+use super::ops::{Access, AccessKind, Feature, Reply, X87};
+use super::state::{Cr, Mode, Width};
+use super::table::Op;
+
+/// Bytes of an FXSAVE image.
+const IMAGE: usize = 512;
+/// Bytes before the XMM registers in it.
+const WITHOUT_XMM: usize = 160;
+
+impl Exec<'_> {
+    /// All of them.
+    pub(super) fn x87(&mut self, op: Op) -> Reply {
+        if self.cr(Cr::Cr0) & (cr0::EM | cr0::TS) != 0 {
+            // EM gives it for x87 instructions, TS for all.
+            return Err(Exception::NM.into());
+        }
+        match op {
+            Op::Fninit => self.ops.x87(X87::Init).map(|_| ()),
+            Op::Fxsave => self.fxsave(),
+            Op::Fxrstor => self.fxrstor(),
+            _ => {
+                let what = if op == Op::Fnstcw {
+                    X87::ControlWord
+                } else {
+                    X87::StatusWord
+                };
+                let word = u64::from(self.ops.x87(what)?);
+                match self.insn.rm {
+                    Rm::Mem => self.set_rm(Width::B2, word),
+                    Rm::Reg(_) => {
+                        self.set_named(Gpr::Rax, Width::B2, word);
+                        Ok(())
+                    }
+                }
+            }
+        }
+    }
+
+    /// How much of the image FXSAVE and FXRSTOR touch: XMM only with CR4.OSFXSR, XMM8 to 15 only in 64-bit mode.
+    fn image_bytes(&mut self) -> usize {
+        let registers: usize = if self.cr(Cr::Cr4) & cr4::OSFXSR == 0 {
+            0
+        } else if self.mode == Mode::Long64 {
+            16
+        } else {
+            8
+        };
+        WITHOUT_XMM.wrapping_add(registers.wrapping_mul(16))
+    }
+
+    /// The linear address of the image, which must be aligned to 16 bytes.
+    fn image_at(&mut self, kind: AccessKind) -> Reply<crate::addr::Gva> {
+        self.need(Feature::Fxsr)?;
+        let offset = self.effective_address();
+        let at = self.linear(self.insn.segment, offset, IMAGE as u64, kind)?;
+        if at.0 & 15 != 0 {
+            return Err(Exception::GP0.into());
+        }
+        Ok(at)
+    }
+
+    fn fxsave(&mut self) -> Reply {
+        let at = self.image_at(AccessKind::Write)?;
+        let wide = self.insn.wide();
+        let bytes = self.image_bytes();
+        let mut image = [0u8; IMAGE];
+        self.ops.fxsave(&mut image, wide)?;
+        self.ops.probe(at, Access::WRITE)?;
+        let last = self.after(at, (bytes as u64).wrapping_sub(1));
+        self.ops.probe(last, Access::WRITE)?;
+        let mut to = at;
+        for part in image.get(..bytes).unwrap_or_default().chunks(32) {
+            self.write_bytes(to, part, Access::WRITE)?;
+            to = self.after(to, part.len() as u64);
+        }
+        Ok(())
+    }
+
+    fn fxrstor(&mut self) -> Reply {
+        let at = self.image_at(AccessKind::Read)?;
+        let wide = self.insn.wide();
+        let bytes = self.image_bytes();
+        let mut image = [0u8; IMAGE];
+        // What is not loaded stays.
+        self.ops.fxsave(&mut image, wide)?;
+        let mut from = at;
+        for part in image.get_mut(..bytes).unwrap_or_default().chunks_mut(32) {
+            self.read_bytes(from, part, Access::READ)?;
+            from = self.after(from, part.len() as u64);
+        }
+        self.ops.fxrstor(&image, wide)
+    }
+}
