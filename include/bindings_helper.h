@@ -5,6 +5,7 @@
 #include <linux/entry-virt.h>
 #include <linux/eventfd.h>
 #include <linux/hrtimer.h>
+#include <linux/hw_breakpoint.h>
 #include <linux/kvm.h>
 #include <linux/kvm_para.h>
 #include <linux/miscdevice.h>
@@ -20,6 +21,7 @@
 #include <linux/user-return-notifier.h>
 #include <linux/workqueue.h>
 #include <asm/cpu_entry_area.h>
+#include <asm/debugreg.h>
 #include <asm/entry-common.h>
 #include <asm/fpu/api.h>
 #include <asm/kvm_para.h>

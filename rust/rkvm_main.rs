@@ -2,8 +2,8 @@
 
 //! rkvm: the core of KVM as a Rust module. Entry and wiring only.
 //!
-//! Load goes from what can fail without a trace to what must be undone: parameters, CPU features, restricted symbols,
-//! VMX capabilities, VMX operation on every CPU, and last the device node, which makes all of it reachable.
+//! Load goes from what can fail without a trace to what must be undone: CPU features, the device node, which keeps C KVM
+//! out but can't be opened yet, restricted symbols, VMX capabilities, VMX operation on every CPU. Then the node serves.
 
 #![deny(unsafe_code)]
 
@@ -46,14 +46,15 @@ struct RkvmModule {
 impl kernel::Module for RkvmModule {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         host::check_cpu()?;
-        let resolved = Resolved::new()?;
-        let host = host::Registration::new()?;
-        let irqfds = io::irqfd::Registration::new()?;
         let device = Device::register::<system::System>(c"rkvm").inspect_err(|e| {
             if *e == EBUSY {
                 pr_err!("C KVM is loaded: unload kvm_intel and kvm first\n");
             }
         })?;
+        let resolved = Resolved::new()?;
+        let host = host::Registration::new()?;
+        let irqfds = io::irqfd::Registration::new()?;
+        device.serve();
         Ok(RkvmModule {
             _device: device,
             _irqfds: irqfds,

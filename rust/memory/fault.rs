@@ -14,7 +14,10 @@ use rkvm_core::{
         Gpa,
         Hva, //
     },
-    memslots::Region,
+    memslots::{
+        Generation,
+        Region, //
+    },
     mmu::{
         entry::{
             Access,
@@ -56,6 +59,8 @@ pub(crate) struct VcpuMmu {
     cache: TableCache,
     /// The guest's paging mode.
     pub(super) paging: PagingCache,
+    /// The frame that was last found to be MMIO, and in which generation of the slots.
+    mmio: Option<(Gfn, u64)>,
 }
 
 impl VcpuMmu {
@@ -64,6 +69,7 @@ impl VcpuMmu {
             hint: 0,
             cache: TableCache::new(),
             paging: PagingCache::new(),
+            mmio: None,
         }
     }
 
@@ -249,11 +255,23 @@ impl Mmu {
         Fault::Emulate
     }
 
-    /// What the misconfigured entry for `gpa` says.
+    /// What the misconfigured entry for `gpa` says. As long as the slots don't change, a frame that was MMIO is MMIO.
     #[inline]
-    pub(crate) fn misconfigured(&self, gpa: Gpa) -> Misconfigured {
+    pub(crate) fn misconfigured(&self, vcpu: &mut VcpuMmu, gpa: Gpa) -> Misconfigured {
         let guard = self.slots.srcu().read();
         let generation = self.slots.read(&guard).generation();
+        let key = (gpa.frame(), generation.to_bits());
+        if vcpu.mmio == Some(key) && !generation.is_updating() {
+            return Misconfigured::Mmio;
+        }
+        let found = self.look_up_misconfigured(gpa, generation);
+        if found == Misconfigured::Mmio {
+            vcpu.mmio = Some(key);
+        }
+        found
+    }
+
+    fn look_up_misconfigured(&self, gpa: Gpa, generation: Generation) -> Misconfigured {
         let tables = self.tables();
         let found = {
             let _lock = self.lock.read();

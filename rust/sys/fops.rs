@@ -7,7 +7,11 @@
 
 use core::{
     marker::PhantomData,
-    ptr::NonNull, //
+    ptr::NonNull,
+    sync::atomic::{
+        AtomicBool,
+        Ordering, //
+    },
 };
 
 use kernel::{
@@ -233,11 +237,23 @@ unsafe extern "C" fn device_ioctl<D: DeviceOps>(
     result(D::ioctl(cmd, UserArg::new(arg)))
 }
 
+/// Whether load is done, so that the device may be opened.
+static SERVING: AtomicBool = AtomicBool::new(false);
+
+unsafe extern "C" fn device_open(_inode: *mut bindings::inode, _file: *mut bindings::file) -> i32 {
+    if SERVING.load(Ordering::Acquire) {
+        0
+    } else {
+        ENODEV.to_errno()
+    }
+}
+
 struct DeviceTable<D>(PhantomData<D>);
 
 impl<D: DeviceOps> DeviceTable<D> {
     const OPS: bindings::file_operations = bindings::file_operations {
         owner: THIS_MODULE.as_ptr(),
+        open: Some(device_open),
         unlocked_ioctl: Some(device_ioctl::<D>),
         compat_ioctl: bindings::compat_ptr_ioctl,
         llseek: Some(bindings::noop_llseek),
@@ -257,7 +273,7 @@ unsafe impl Send for Device {}
 unsafe impl Sync for Device {}
 
 impl Device {
-    /// Registers `/dev/<name>` with mode 0666-like defaults left to udev. EBUSY if the minor is taken.
+    /// Registers `/dev/<name>`, which can't be opened before [`Device::serve`]. EBUSY if the minor is taken.
     pub(crate) fn register<D: DeviceOps>(name: &'static CStr) -> Result<Self> {
         let misc = bindings::miscdevice {
             minor: KVM_MINOR,
@@ -269,6 +285,11 @@ impl Device {
         // SAFETY: The structure is pinned and lives until `drop` deregisters it.
         kernel::error::to_result(unsafe { bindings::misc_register(misc.get()) })?;
         Ok(Self(misc))
+    }
+
+    /// Lets the device be opened: everything that its ioctls use is there.
+    pub(crate) fn serve(&self) {
+        SERVING.store(true, Ordering::Release);
     }
 }
 

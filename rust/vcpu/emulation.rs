@@ -7,15 +7,11 @@
 //! again.
 
 mod features;
-mod seam;
 mod view;
 
 use kernel::prelude::*;
 use rkvm_core::{
-    addr::{
-        Gpa,
-        Gva, //
-    },
+    addr::Gva,
     emulate::{
         Cause,
         Completed,
@@ -25,6 +21,7 @@ use rkvm_core::{
         Shadow,
         SoftInterrupt,
         SoftKind,
+        TaskSwitch,
         UserExit as Request, //
     },
     exception::Exception,
@@ -52,6 +49,7 @@ use super::{
     run_page::InternalError,
     Running, //
 };
+pub(crate) use view::Operand;
 use view::View;
 
 /// `KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES`.
@@ -73,26 +71,39 @@ impl Running<'_> {
         view::fetch(self, at, to)
     }
 
-    /// Emulates the next instruction. `gpa`: where an EPT exit says that its memory operand is.
-    pub(crate) fn emulate(&mut self, gpa: Option<Gpa>) -> Result<Flow> {
-        self.with_emulator(gpa, |emulator, regs, view| emulator.start(regs, view, Cause::Exit))
+    /// Emulates the next instruction.
+    pub(crate) fn emulate(&mut self, operand: Operand) -> Result<Flow> {
+        self.with_emulator(operand, |emulator, regs, view| emulator.start(regs, view, Cause::Exit))
     }
 
     /// Emulates the instruction after a forced-emulation prefix; RIP is at it.
     pub(crate) fn emulate_forced(&mut self) -> Result<Flow> {
-        self.emulate(None)
+        self.emulate(Operand::Unknown)
     }
 
     /// Emulates an instruction that the processor does not have, or raises #UD.
     pub(crate) fn emulate_undefined(&mut self) -> Result<Flow> {
-        self.with_emulator(None, |emulator, regs, view| {
+        self.with_emulator(Operand::Unknown, |emulator, regs, view| {
             emulator.start(regs, view, Cause::UndefinedOpcode)
+        })
+    }
+
+    /// Switches to the task of `selector`, as `cause` does it; see [`Emulator::task_switch`].
+    pub(crate) fn switch_task(
+        &mut self,
+        selector: u16,
+        cause: TaskSwitch,
+        error_code: Option<u32>,
+        length: u8,
+    ) -> Result<Flow> {
+        self.with_emulator(Operand::Unknown, |emulator, regs, view| {
+            emulator.task_switch(regs, view, selector, cause, error_code, length)
         })
     }
 
     /// Goes on with an instruction that waited for user space.
     pub(crate) fn resume_emulation(&mut self) -> Result<Flow> {
-        self.with_emulator(None, |emulator, regs, view| {
+        self.with_emulator(Operand::Unknown, |emulator, regs, view| {
             view.take_answer(emulator);
             emulator.resume(regs, view)
         })
@@ -101,7 +112,7 @@ impl Running<'_> {
     /// Runs `f` with the emulator taken out of the vCPU, and acts on how it ends.
     fn with_emulator(
         &mut self,
-        gpa: Option<Gpa>,
+        operand: Operand,
         f: impl FnOnce(&mut Emulator, &mut Regs, &mut View<'_, '_>) -> Outcome,
     ) -> Result<Flow> {
         let Some(mut emulator) = self.arch.emulator.take() else {
@@ -109,7 +120,7 @@ impl Running<'_> {
         };
         self.vcpu.stats.insn_emulation.inc();
         let mut regs = self.emulator_regs();
-        let outcome = f(&mut emulator, &mut regs, &mut View::new(self, gpa));
+        let outcome = f(&mut emulator, &mut regs, &mut View::new(self, operand));
         let flow = self.finish_emulation(outcome, &regs, &mut emulator);
         self.arch.emulator = Some(emulator);
         flow

@@ -14,6 +14,7 @@ mod memory;
 pub(crate) mod msr;
 mod registers;
 mod state;
+mod task_switch;
 
 use kernel::prelude::*;
 use rkvm_core::{
@@ -36,6 +37,7 @@ use rkvm_core::{
 };
 
 use super::{
+    emulation::Operand,
     requests::Request,
     run::Flow,
     run_page::{
@@ -124,7 +126,8 @@ impl Running<'_> {
                 self.skip_instruction();
                 Ok(Flow::Resume)
             }
-            Reason::GdtrIdtr | Reason::LdtrTr | Reason::TaskSwitch => self.emulate(None),
+            Reason::TaskSwitch => self.exit_task_switch(),
+            Reason::GdtrIdtr | Reason::LdtrTr => self.emulate(Operand::Unknown),
             Reason::Rdpmc => self.inject_or_resume(Err(Exception::GP0)),
 
             // Instructions that this guest's CPUID does not have.

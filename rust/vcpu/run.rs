@@ -168,7 +168,7 @@ impl Running<'_> {
             // An INIT was among the requests.
             return Ok(Flow::Resume);
         }
-        self.load_debug_registers();
+        self.prepare_step();
         let result = {
             let hw = self.hw;
             let mut guard = hw.begin_entry(self.arch.xstate);
@@ -183,7 +183,7 @@ impl Running<'_> {
                 // This CPU may have run the guest before, with translations that were dropped since elsewhere.
                 self.flush_tlb();
             }
-            guard.commit();
+            guard.commit(self.enabled_breakpoints());
             let result = loop {
                 self.trace_entry();
                 self.load_preemption_timer();

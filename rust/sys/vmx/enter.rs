@@ -22,6 +22,7 @@ use super::context::{
 };
 use crate::sys::{
     bindings,
+    debug_registers,
     fpu::GuestXState,
     restricted::restricted, //
 };
@@ -72,8 +73,13 @@ impl<'a> Loaded<'a> {
 
 impl EntryGuard<'_, '_> {
     /// Last preparations after which only [`EntryGuard::enter`] follows: accounting, the host's page table.
+    ///
+    /// `breakpoints`: DR0 to DR3, if the guest or its debugger has a breakpoint enabled.
     #[inline]
-    pub(crate) fn commit(&self) {
+    pub(crate) fn commit(&self, breakpoints: Option<&[u64; 4]>) {
+        if let Some(addresses) = breakpoints {
+            debug_registers::load(addresses);
+        }
         // SAFETY: Interrupts are off, and the task is about to enter a guest.
         unsafe { bindings::rkvm_guest_entry_begin() };
         self.refresh_host_control_registers();
@@ -155,6 +161,7 @@ impl Drop for EntryGuard<'_, '_> {
             if let Some(vector) = self.irq {
                 bindings::rkvm_forward_irq(vector);
             }
+            debug_registers::restore();
             bindings::rkvm_guest_entry_end();
             bindings::rkvm_local_irq_enable();
             bindings::rkvm_preempt_enable();

@@ -21,7 +21,6 @@ use rkvm_core::{
 };
 
 use crate::{
-    sys::debug_registers,
     vcpu::{
         run::Flow,
         Running, //
@@ -34,15 +33,18 @@ const DR7_ENABLES: u64 = 0xff;
 const CONDITIONS: u64 = 0xf | dr::DR6_BD | dr::DR6_BS | dr::DR6_RTM;
 
 impl Running<'_> {
-    /// Loads DR0 to DR3 if the guest has a breakpoint enabled. DR7 is switched by entry and exit.
+    /// DR0 to DR3 for the processor, if a breakpoint is enabled. DR7 is switched by entry and exit.
     #[inline]
-    pub(crate) fn load_debug_registers(&self) {
-        let debug = &self.arch.guest_debug;
-        if debug.owns_debug_registers() || self.arch.debug.dr7 & DR7_ENABLES != 0 {
-            debug_registers::load(self.breakpoints());
-        }
-        if debug.steps() {
-            // Entry refuses the trap flag under a shadow without a pending trap, which would come before the step.
+    pub(crate) fn enabled_breakpoints(&self) -> Option<&[u64; 4]> {
+        let used = self.arch.guest_debug.owns_debug_registers() || self.arch.debug.dr7 & DR7_ENABLES != 0;
+        used.then(|| self.breakpoints())
+    }
+
+    /// A debugger steps: entry refuses the trap flag under a shadow without a pending trap, which would come before the
+    /// step, so the shadow goes.
+    #[inline]
+    pub(crate) fn prepare_step(&self) {
+        if self.arch.guest_debug.steps() {
             self.clear_interrupt_shadow();
         }
     }

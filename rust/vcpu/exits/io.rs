@@ -11,6 +11,7 @@ use rkvm_core::vmx::{
 
 use super::fast::Fast;
 use crate::vcpu::{
+    emulation::Operand,
     run::{
         Completion,
         Flow, //
@@ -43,7 +44,7 @@ impl Running<'_> {
         let io = IoAccess::decode(self.hw.read(EXIT_QUALIFICATION));
         self.vcpu.stats.io_exits.inc();
         if io.string {
-            return self.emulate(None);
+            return self.emulate(Operand::Unknown);
         }
         if io.input {
             self.arch.completion = Completion::PortIn { size: io.size };

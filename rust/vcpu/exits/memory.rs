@@ -29,6 +29,7 @@ use crate::{
     },
     sys::trace,
     vcpu::{
+        emulation::Operand,
         run::Flow,
         Running, //
     },
@@ -60,7 +61,7 @@ impl Running<'_> {
             Fault::Resume => Ok(Flow::Resume),
             Fault::Emulate => {
                 stats.pf_emulate.inc();
-                self.emulate(Some(gpa))
+                self.emulate(Operand::At(gpa))
             }
         }
     }
@@ -83,10 +84,10 @@ impl Running<'_> {
 
     pub(super) fn exit_ept_misconfiguration(&mut self) -> Result<Flow> {
         let gpa = Gpa(self.hw.read(GUEST_PHYSICAL_ADDRESS));
-        match self.vm.memory.misconfigured(gpa) {
+        match self.vm.memory.misconfigured(&mut self.arch.mmu, gpa) {
             Misconfigured::Mmio => {
                 self.vcpu.stats.pf_emulate.inc();
-                self.emulate(Some(gpa))
+                self.emulate(Operand::Device(gpa))
             }
             Misconfigured::Refault => self.memory_fault(gpa, Access::R),
             Misconfigured::Bug => {
