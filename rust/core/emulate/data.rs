@@ -2,6 +2,7 @@
 
 //! Arithmetic and data movement on general registers and memory: the plain two-operand instructions.
 
+use crate::addr::Gva;
 use crate::exception::Exception;
 use crate::regs::{rflags, Gpr, SegReg};
 
@@ -216,15 +217,18 @@ impl Exec<'_> {
         }
         let bytes = half.bytes().wrapping_mul(2);
         let offset = self.effective_address();
+        if half == Width::B8 {
+            // Checked before the address is found not to be canonical.
+            let at = self.base_of(self.insn.segment).wrapping_add(offset);
+            self.check_pair_alignment(Gva(at), half)?;
+        }
         let at = self.linear(
             self.insn.segment,
             offset,
             u64::from(bytes),
             AccessKind::Modify,
         )?;
-        if half == Width::B8 && at.0 & 15 != 0 {
-            return Err(Exception::GP0.into());
-        }
+        self.check_pair_alignment(at, half)?;
         let shift = half.bits();
         let join = |low: u64, high: u64| u128::from(low) | u128::from(high).wrapping_shl(shift);
         let expected = join(self.named(Gpr::Rax, half), self.named(Gpr::Rdx, half));
@@ -255,6 +259,17 @@ impl Exec<'_> {
             self.rflags &= !rflags::ZF;
             self.set_named(Gpr::Rax, half, old as u64);
             self.set_named(Gpr::Rdx, half, old.wrapping_shr(shift) as u64);
+        }
+        Ok(())
+    }
+
+    /// CMPXCHG16B wants 16 bytes alignment always, CMPXCHG8B eight with alignment checks on.
+    fn check_pair_alignment(&mut self, at: Gva, half: Width) -> Reply {
+        if half != Width::B8 {
+            return self.check_alignment(at, 8);
+        }
+        if at.0 & 15 != 0 {
+            return Err(Exception::GP0.into());
         }
         Ok(())
     }

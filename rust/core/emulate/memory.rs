@@ -51,8 +51,13 @@ impl Exec<'_> {
             let base = self.base_of(which);
             let at = base.wrapping_add(offset);
             self.check_canonical(which, at)?;
-            if size > 1 {
-                self.check_canonical(which, at.wrapping_add(size.wrapping_sub(1)))?;
+            let last = at.wrapping_add(size.wrapping_sub(1));
+            if !is_canonical(last, 48) && !self.canonical(last) {
+                // An operand that leaves the canonical range is misaligned, which comes first.
+                if size <= 8 {
+                    self.check_alignment(Gva(at), size)?;
+                }
+                return Err(segment_fault(which));
             }
             return Ok(Gva(at));
         }
