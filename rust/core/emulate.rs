@@ -68,7 +68,7 @@ use crate::exception::Exception;
 use crate::regs::{cr4, dr, is_canonical, rflags, SegReg};
 
 use exec::{Exec, Flow};
-use work::{Answer, Wanted, Work};
+use work::{Answer, Wanted, Work, BUDGET};
 
 /// Why the emulator is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,6 +230,7 @@ impl Emulator {
         self.work.writes.clear();
         self.work.port_out = None;
         self.work.answer = Answer::None;
+        self.work.budget = BUDGET;
     }
 
     /// Goes on after user space has served an [`Outcome::Exit`]; for a read, its data are in
@@ -240,7 +241,9 @@ impl Emulator {
             Phase::Writing => self.next_write(None),
             Phase::Reading(mode) => {
                 self.phase = Phase::Idle;
-                self.take_answer();
+                if !self.take_answer() {
+                    return self.stopped(Stop::Unhandled, None);
+                }
                 self.execute(regs, ops, mode)
             }
         }
@@ -279,14 +282,15 @@ impl Emulator {
         &self.insn
     }
 
-    /// Turns what user space has put into the buffer into an answer for the replay.
-    fn take_answer(&mut self) {
+    /// Turns what user space has put into the buffer into an answer for the replay; `false` if there is no room for it.
+    fn take_answer(&mut self) -> bool {
+        let mut kept = true;
         self.work.answer = Answer::None;
         match self.work.wanted {
             Wanted::Nothing => {}
             Wanted::Mmio { gpa, len } => {
                 if let Some(data) = self.work.data.get(..usize::from(len)) {
-                    self.work.reads.record(gpa, data);
+                    kept = self.work.reads.record(gpa, data);
                 }
             }
             Wanted::Port(port) => self.work.answer = Answer::Port(port),
@@ -297,6 +301,7 @@ impl Emulator {
             Wanted::WriteMsr(index, _) => self.work.answer = Answer::WriteMsr(index),
         }
         self.work.reads.rewind();
+        kept
     }
 
     /// Executes the decoded instruction and commits.

@@ -17,9 +17,6 @@ use super::state::Width;
 use super::table::Op;
 use super::work::{Answer, Port, Wanted, DATA_BYTES};
 
-/// Iterations before the glue looks for events again.
-const BUDGET: u64 = 1024;
-
 impl Exec<'_> {
     /// Does one chunk of a string instruction.
     pub(super) fn string(&mut self) -> Reply<Flow> {
@@ -38,16 +35,18 @@ impl Exec<'_> {
             self.check_port(self.named(Gpr::Rdx, Width::B2) as u16, self.port_width())?;
         }
         let single_step = self.rflags & rflags::TF != 0;
-        let mut budget = if single_step { 1 } else { BUDGET };
-        while budget > 0 {
-            let most = left.min(budget);
+        if single_step {
+            self.work.budget = 1;
+        }
+        while self.work.budget > 0 {
+            let most = left.min(self.work.budget);
             let done = match op {
                 Op::Ins => self.ins(most)?,
                 Op::Outs => self.outs(most)?,
                 _ => self.element(op, most)?,
             };
             left = left.wrapping_sub(done);
-            budget = budget.saturating_sub(done);
+            self.work.budget = self.work.budget.saturating_sub(done);
             if repeated {
                 self.set_named(Gpr::Rcx, counter, left);
             }

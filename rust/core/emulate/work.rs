@@ -11,6 +11,9 @@ use crate::addr::Gpa;
 /// not aligned is 10, and a string instruction has two operands.
 pub(super) const MAX_FRAGMENTS: usize = 20;
 
+/// Iterations of a string instruction before the glue looks for events again.
+pub(super) const BUDGET: u64 = 1024;
+
 /// Bytes of port data that one user exit can carry.
 pub const DATA_BYTES: usize = 1024;
 
@@ -165,6 +168,9 @@ pub(super) struct Work {
     pub(super) port_out: Option<Port>,
     /// What an uncommitted exit asks for.
     pub(super) wanted: Wanted,
+    /// Iterations of a string instruction that may still be done before the glue looks for events, user exits in
+    /// between or not.
+    pub(super) budget: u64,
     /// The answer to the last exit, for the replay.
     pub(super) answer: Answer,
     /// Port data, MMIO and MSR data on their way from user space.
@@ -180,6 +186,7 @@ impl Work {
             writes: Fragments::new(),
             port_out: None,
             wanted: Wanted::Nothing,
+            budget: BUDGET,
             answer: Answer::None,
             data: [0; DATA_BYTES],
         }

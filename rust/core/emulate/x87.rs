@@ -7,7 +7,7 @@ use crate::regs::{cr0, cr4, Gpr};
 
 use super::exec::Exec;
 use super::insn::Rm;
-use super::ops::{Access, AccessKind, Feature, Reply, X87};
+use super::ops::{Access, AccessKind, Backing, Feature, Reply, Stop, X87};
 use super::state::{Cr, Mode, Width};
 use super::table::Op;
 
@@ -68,15 +68,24 @@ impl Exec<'_> {
         Ok(at)
     }
 
+    /// Both ends of the image must be there, and be memory: a device would see some sixty accesses.
+    fn image_is_memory(&mut self, at: crate::addr::Gva, bytes: usize, access: Access) -> Reply {
+        let last = self.after(at, (bytes as u64).wrapping_sub(1));
+        for end in [at, last] {
+            if self.ops.probe(end, access)? != Backing::Ram {
+                return Err(Stop::Unhandled);
+            }
+        }
+        Ok(())
+    }
+
     fn fxsave(&mut self) -> Reply {
         let at = self.image_at(AccessKind::Write)?;
         let wide = self.insn.wide();
         let bytes = self.image_bytes();
         let mut image = [0u8; IMAGE];
         self.ops.fxsave(&mut image, wide)?;
-        self.ops.probe(at, Access::WRITE)?;
-        let last = self.after(at, (bytes as u64).wrapping_sub(1));
-        self.ops.probe(last, Access::WRITE)?;
+        self.image_is_memory(at, bytes, Access::WRITE)?;
         let mut to = at;
         for part in image.get(..bytes).unwrap_or_default().chunks(32) {
             self.write_bytes(to, part, Access::WRITE)?;
@@ -92,6 +101,7 @@ impl Exec<'_> {
         let mut image = [0u8; IMAGE];
         // What is not loaded stays.
         self.ops.fxsave(&mut image, wide)?;
+        self.image_is_memory(at, bytes, Access::READ)?;
         let mut from = at;
         for part in image.get_mut(..bytes).unwrap_or_default().chunks_mut(32) {
             self.read_bytes(from, part, Access::READ)?;

@@ -160,3 +160,21 @@ fn cmps_and_scas_end_by_zf() {
     m.complete();
     assert_eq!((m.regs.gpr[1], m.regs.gpr[7]), (2, 0x8004));
 }
+
+#[test]
+fn user_exits_count_against_the_budget() {
+    // rep insb of 2^32 bytes into one page and on: the guest gets its turn after at most 1024
+    let mut m = Machine::new(Mode::Long64, &[0xf3, 0x6c]);
+    m.regs.gpr[2] = 0x8000;
+    m.regs.gpr[7] = 0x8e00;
+    m.regs.gpr[1] = 1 << 32;
+    let mut outcome = m.start();
+    let mut exits = 0;
+    while let Outcome::Exit(..) = outcome {
+        exits += 1;
+        assert!(exits < 10);
+        outcome = m.resume();
+    }
+    assert!(matches!(outcome, Outcome::Completed(c) if c.more));
+    assert_eq!((m.regs.gpr[1], m.regs.rip), ((1 << 32) - 1024, CODE));
+}
