@@ -53,7 +53,7 @@ impl Slots {
         }
     }
 
-    fn read(&self, gpa: Gpa, to: &mut [u8]) -> Result<(), NoMemory> {
+    pub(super) fn read(&self, gpa: Gpa, to: &mut [u8]) -> Result<(), NoMemory> {
         let (mut at, mut rest) = (gpa, to);
         while !rest.is_empty() {
             let n = rest.len().min(at.bytes_to_page_end() as usize);
@@ -84,6 +84,13 @@ impl Slots {
     #[inline]
     pub(super) fn read_scalar<T: UserScalar>(&self, gpa: Gpa) -> Result<T, NoMemory> {
         let (hva, _) = self.hva(gpa).ok_or(NoMemory)?;
+        Ok(usermem::read(hva)?)
+    }
+
+    /// As [`Self::read_scalar`], with a hint for the slot.
+    #[inline]
+    pub(super) fn read_scalar_near<T: UserScalar>(&self, gpa: Gpa, hint: &mut u16) -> Result<T, NoMemory> {
+        let (hva, _) = self.hva_near(gpa, hint).ok_or(NoMemory)?;
         Ok(usermem::read(hva)?)
     }
 

@@ -112,6 +112,20 @@ impl Slots {
         }
     }
 
+    /// As [`Self::hva`], looking first where the last address was found; `hint` may be anything.
+    #[inline]
+    pub(super) fn hva_near(&self, gpa: Gpa, hint: &mut u16) -> Option<(Hva, &Region)> {
+        let gfn = gpa.frame();
+        if let Some(slot) = self.by_gfn.get(usize::from(*hint)) {
+            // Beyond the slots in use a slot has no pages.
+            if slot.region.contains(gfn) {
+                return Some((slot.region.gpa_to_hva(gpa)?, &slot.region));
+            }
+        }
+        let slot = self.table().find_near(gfn, hint)?;
+        Some((slot.region.gpa_to_hva(gpa)?, &slot.region))
+    }
+
     /// A copy in which there is room for `change`, and for some more. ENOMEM.
     pub(super) fn grown_for(&self, change: &Change) -> Result<KBox<Self>> {
         let capacity = self.len.saturating_mul(2).max(16);

@@ -42,8 +42,11 @@ use crate::{
     vcpu::Running, //
 };
 
-/// Guest memory during a walk: the slots, held by SRCU.
-struct Tables<'a>(&'a Slots);
+/// Guest memory during a walk: the slots, held by SRCU, and where the last page table was found.
+struct Tables<'a> {
+    slots: &'a Slots,
+    hint: u16,
+}
 
 impl GuestMemory for Tables<'_> {
     type Stop = Infallible;
@@ -51,8 +54,15 @@ impl GuestMemory for Tables<'_> {
     #[inline]
     fn read_pte(&mut self, gpa: Gpa, size: PteSize) -> Result<Option<u64>, Infallible> {
         Ok(match size {
-            PteSize::Eight => self.0.read_scalar::<u64>(gpa).ok(),
-            PteSize::Four => self.0.read_scalar::<u32>(gpa).ok().map(u64::from),
+            PteSize::Eight => self
+                .slots
+                .read_scalar_near::<u64>(gpa, &mut self.hint)
+                .ok(),
+            PteSize::Four => self
+                .slots
+                .read_scalar_near::<u32>(gpa, &mut self.hint)
+                .ok()
+                .map(u64::from),
         })
     }
 
@@ -64,15 +74,34 @@ impl GuestMemory for Tables<'_> {
         new: u64,
     ) -> Result<PteUpdate, Infallible> {
         let done = match size {
-            PteSize::Eight => self.0.exchange(gpa, old, new),
-            PteSize::Four => self.0.exchange(gpa, old as u32, new as u32),
+            PteSize::Eight => self.slots.exchange(gpa, old, new),
+            PteSize::Four => self.slots.exchange(gpa, old as u32, new as u32),
         };
         Ok(match done {
             Ok(Swapped::Done) => PteUpdate::Done,
             Ok(Swapped::Changed) => PteUpdate::Changed,
-            Err(_) if self.0.hva(gpa).is_some_and(|(_, r)| !r.is_writable()) => PteUpdate::ReadOnly,
+            Err(_) if self.slots.hva(gpa).is_some_and(|(_, r)| !r.is_writable()) => PteUpdate::ReadOnly,
             Err(_) => PteUpdate::Unreachable,
         })
+    }
+}
+
+impl Tables<'_> {
+    /// Copies up to 16 bytes that lie in one page.
+    #[inline]
+    fn load16(&mut self, gpa: Gpa, to: &mut [u8]) -> bool {
+        let low = self.slots.read_scalar_near::<u64>(gpa, &mut self.hint);
+        let high = self
+            .slots
+            .read_scalar_near::<u64>(gpa.wrapping_add(8), &mut self.hint);
+        let (Ok(low), Ok(high)) = (low, high) else {
+            return false;
+        };
+        let bytes = (u128::from(high) << 64 | u128::from(low)).to_le_bytes();
+        for (to, from) in to.iter_mut().zip(bytes) {
+            *to = from;
+        }
+        true
     }
 }
 
@@ -127,6 +156,28 @@ impl Running<'_> {
         })
     }
 
+    /// Fetches up to 16 instruction bytes at a canonical linear address that do not cross a page; returns how many, 0 if
+    /// there is no memory.
+    pub(crate) fn fetch_code(
+        &mut self,
+        at: Gva,
+        access: GuestAccess,
+        to: &mut [u8],
+    ) -> Result<usize, WalkError<Infallible>> {
+        let room = (at.bytes_to_page_end() as usize).min(to.len());
+        self.with_paging(|paging, memory, root, state| {
+            let gpa = paging.translate(memory, root, state, at, access)?.gpa;
+            let done = if room >= 8 && at.bytes_to_page_end() >= 16 {
+                // The common case in two loads: a copy byte by byte costs more than the decode.
+                memory.load16(gpa, to)
+            } else {
+                to.get_mut(..room)
+                    .is_some_and(|to| memory.slots.read(gpa, to).is_ok())
+            };
+            Ok(if done { room.min(16) } else { 0 })
+        })
+    }
+
     /// KVM_TRANSLATE, answered as C KVM does: rights are not told, only whether there is a translation.
     pub(crate) fn translate_for_user(&mut self, t: &mut kvm_translation) {
         let gpa = self
@@ -168,7 +219,10 @@ impl Running<'_> {
         let guard = memory.slots.srcu().read();
         walk(
             paging,
-            &mut Tables(memory.slots.read(&guard)),
+            &mut Tables {
+                slots: memory.slots.read(&guard),
+                hint: 0,
+            },
             &root,
             &state,
         )

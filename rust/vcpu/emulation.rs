@@ -25,7 +25,10 @@ use rkvm_core::{
         UserExit as Request, //
     },
     exception::Exception,
-    regs::SegReg,
+    regs::{
+        rflags,
+        SegReg, //
+    },
     vmx::{
         event::{
             interruptibility,
@@ -201,8 +204,12 @@ impl Running<'_> {
         }
         self.hw.write(GUEST_RIP, regs.rip);
         if c.rflags {
+            let old = self.hw.read(GUEST_RFLAGS);
             self.hw.write(GUEST_RFLAGS, regs.rflags);
-            self.vcpu.requests.set_own(requests::Request::Event);
+            if regs.rflags & !old & rflags::IF != 0 {
+                // Interrupts that waited may come now.
+                self.vcpu.requests.set_own(requests::Request::Event);
+            }
         }
         let old = self.hw.read(GUEST_INTERRUPTIBILITY_INFO);
         let shadow = match c.shadow {

@@ -176,26 +176,11 @@ impl<'v, 'a> View<'v, 'a> {
 pub(super) fn fetch(r: &mut Running<'_>, at: Gva, to: &mut [u8]) -> Result<usize, Exception> {
     let privilege = if r.cpl() == 3 { Privilege::User } else { Privilege::Supervisor };
     let kind = AccessKind::Fetch;
-    let gpa = match r.translate(at, GuestAccess { kind, privilege }) {
-        Ok(t) => t.gpa,
-        Err(WalkError::Fault(e)) => return Err(e),
-        Err(_) => return Ok(0),
-    };
-    let room = (at.bytes_to_page_end() as usize).min(to.len());
-    if room >= 8 && room <= 16 && at.bytes_to_page_end() >= 16 {
-        // The common case in two loads: a byte-wise copy costs more than the decode.
-        let (low, high) = (r.vm.memory.read_scalar::<u64>(gpa), r.vm.memory.read_scalar::<u64>(gpa.wrapping_add(8)));
-        let (Ok(low), Ok(high)) = (low, high) else {
-            return Ok(0);
-        };
-        let bytes = (u128::from(high) << 64 | u128::from(low)).to_le_bytes();
-        for (to, from) in to.iter_mut().zip(bytes) {
-            *to = from;
-        }
-        return Ok(room);
+    match r.fetch_code(at, GuestAccess { kind, privilege }, to) {
+        Ok(n) => Ok(n),
+        Err(WalkError::Fault(e)) => Err(e),
+        Err(_) => Ok(0),
     }
-    let done = to.get_mut(..room).is_some_and(|to| r.vm.memory.read(gpa, to).is_ok());
-    Ok(if done { room } else { 0 })
 }
 
 impl VcpuOps for View<'_, '_> {
