@@ -28,7 +28,7 @@
 //!
 //! # Limits
 //!
-//! No heap, no recursion, no panic. The largest stack use is that of a task switch, below 1 KiB.
+//! No heap, no recursion, no panic. The largest stack use is that of a task switch, below 2 KiB.
 
 mod alu;
 mod bits;

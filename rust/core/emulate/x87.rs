@@ -13,6 +13,8 @@ use super::table::Op;
 
 /// Bytes of an FXSAVE image.
 const IMAGE: usize = 512;
+/// Bytes that are moved at a time; both lengths of an image are multiples.
+const PART: usize = 32;
 /// Bytes before the XMM registers in it.
 const WITHOUT_XMM: usize = 160;
 
@@ -79,34 +81,54 @@ impl Exec<'_> {
         Ok(())
     }
 
+    /// The buffer of the emulator as an image.
+    fn image(&mut self) -> Reply<&mut [u8]> {
+        self.work.data.get_mut(..IMAGE).ok_or(Stop::Unhandled)
+    }
+
+    /// Has the vCPU write the guest's state into the buffer.
+    fn fill_image(&mut self) -> Reply {
+        let wide = self.insn.wide();
+        match self.work.data.get_mut(..IMAGE) {
+            Some(image) => self.ops.fxsave(image, wide),
+            None => Err(Stop::Unhandled),
+        }
+    }
+
     fn fxsave(&mut self) -> Reply {
         let at = self.image_at(AccessKind::Write)?;
-        let wide = self.insn.wide();
         let bytes = self.image_bytes();
-        let mut image = [0u8; IMAGE];
-        self.ops.fxsave(&mut image, wide)?;
+        self.fill_image()?;
         self.image_is_memory(at, bytes, Access::WRITE)?;
-        let mut to = at;
-        for part in image.get(..bytes).unwrap_or_default().chunks(32) {
-            self.write_bytes(to, part, Access::WRITE)?;
-            to = self.after(to, part.len() as u64);
+        for offset in (0..bytes).step_by(PART) {
+            let mut part = [0u8; PART];
+            if let Some(from) = self.image()?.get(offset..offset.wrapping_add(PART)) {
+                part.copy_from_slice(from);
+            }
+            let to = self.after(at, offset as u64);
+            self.write_bytes(to, &part, Access::WRITE)?;
         }
         Ok(())
     }
 
     fn fxrstor(&mut self) -> Reply {
         let at = self.image_at(AccessKind::Read)?;
-        let wide = self.insn.wide();
         let bytes = self.image_bytes();
-        let mut image = [0u8; IMAGE];
         // What is not loaded stays.
-        self.ops.fxsave(&mut image, wide)?;
+        self.fill_image()?;
         self.image_is_memory(at, bytes, Access::READ)?;
-        let mut from = at;
-        for part in image.get_mut(..bytes).unwrap_or_default().chunks_mut(32) {
-            self.read_bytes(from, part, Access::READ)?;
-            from = self.after(from, part.len() as u64);
+        for offset in (0..bytes).step_by(PART) {
+            let mut part = [0u8; PART];
+            let from = self.after(at, offset as u64);
+            self.read_bytes(from, &mut part, Access::READ)?;
+            if let Some(to) = self.image()?.get_mut(offset..offset.wrapping_add(PART)) {
+                to.copy_from_slice(&part);
+            }
         }
-        self.ops.fxrstor(&image, wide)
+        let wide = self.insn.wide();
+        match self.work.data.get(..IMAGE) {
+            Some(image) => self.ops.fxrstor(image, wide),
+            None => Err(Stop::Unhandled),
+        }
     }
 }

@@ -205,3 +205,32 @@ fn single_step_and_interrupt_shadow() {
     let done = m.complete();
     assert_eq!((done.shadow, done.trap), (Shadow::MovSs, 0));
 }
+
+#[test]
+fn fxsave_and_fxrstor_move_what_the_mode_has() {
+    // fxsave [rdi]; fxrstor [rdi]
+    for (mode, osfxsr, bytes) in [
+        (Mode::Long64, true, 416),
+        (Mode::Prot32, true, 288),
+        (Mode::Prot32, false, 160),
+    ] {
+        let mut m = Machine::new(mode, &[0x0f, 0xae, 0x07]);
+        if !osfxsr {
+            m.cpu.cr4 = 0;
+        }
+        m.cpu.fx.fill(0x5a);
+        m.regs.gpr[7] = 0x8fe0;
+        m.complete();
+        assert_eq!(m.cpu.get(0x8fe0, bytes), vec![0x5a; bytes]);
+        assert_eq!(m.cpu.get(0x8fe0 + bytes as u64, 16), [0; 16]);
+        let mut m = Machine::new(mode, &[0x0f, 0xae, 0x0f]);
+        if !osfxsr {
+            m.cpu.cr4 = 0;
+        }
+        m.cpu.put(0x8fe0, &[0xa5; 512]);
+        m.regs.gpr[7] = 0x8fe0;
+        m.complete();
+        assert!(m.cpu.fx[..bytes].iter().all(|b| *b == 0xa5));
+        assert!(m.cpu.fx[bytes..].iter().all(|b| *b == 0));
+    }
+}

@@ -56,6 +56,8 @@ pub struct Mock {
     pub without: Vec<Feature>,
     /// In-kernel devices answer with the low byte of each address.
     pub echo: bool,
+    /// The FXSAVE image.
+    pub fx: [u8; 512],
 }
 
 pub const FLAT_DATA: u32 = 0xc093;
@@ -119,6 +121,7 @@ impl Mock {
             contention: 0,
             without: Vec::new(),
             echo: false,
+            fx: [0; 512],
         }
     }
 
@@ -384,6 +387,16 @@ impl VcpuOps for Mock {
 
     fn read_opmask(&mut self, _number: u8) -> Reply<u64> {
         Ok(u64::MAX)
+    }
+
+    fn fxsave(&mut self, image: &mut [u8], _wide: bool) -> Reply {
+        image.copy_from_slice(&self.fx);
+        Ok(())
+    }
+
+    fn fxrstor(&mut self, image: &[u8], _wide: bool) -> Reply {
+        self.fx.copy_from_slice(image);
+        Ok(())
     }
 
     fn read_mmx(&mut self, number: u8) -> Reply<u64> {
