@@ -27,16 +27,14 @@ use kernel::{
     prelude::*,
     types::NotThreadSafe, //
 };
-use rkvm_core::{
-    addr::Hpa,
-    vmx::{
-        fields::*,
-        Field,
-        FieldValue,
-        Readable,
-        Vmcs,
-        Writable, //
-    },
+use rkvm_core::addr::Hpa;
+use rkvm_core::vmx::{
+    fields::*,
+    Field,
+    FieldValue,
+    Readable,
+    Vmcs,
+    Writable, //
 };
 
 use super::{
