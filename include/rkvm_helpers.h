@@ -75,6 +75,7 @@ bool rkvm_write_mmx(u32 number, u64 value);
 extern bool rkvm_param_ept;
 extern bool rkvm_param_eptad;
 extern bool rkvm_param_unrestricted_guest;
+extern bool rkvm_param_preemption_timer;
 extern bool rkvm_param_vpid;
 extern uint rkvm_param_ple_gap;
 extern uint rkvm_param_ple_window;

@@ -104,12 +104,9 @@ struct workqueue_struct *rkvm_alloc_workqueue(const char *name);
 void rkvm_flush_workqueue(struct workqueue_struct *queue);
 u64 rkvm_ktime_get_boottime_ns(void);
 u64 rkvm_ktime_get_real_ns(void);
-bool rkvm_hrtimer_active(const struct hrtimer *timer);
-s64 rkvm_hrtimer_get_expires(const struct hrtimer *timer);
 void rkvm_rcuwait_prepare(struct rcuwait *wait);
 void rkvm_set_current_interruptible(void);
 bool rkvm_may_poll(void);
 bool rkvm_current_signal_pending(void);
-void rkvm_kick_cpu(int cpu);
 
 #endif

@@ -165,11 +165,11 @@ fn negotiation_params() -> Params {
         vpid: params::vpid(),
         ple_gap: params::ple_gap(),
         ple_window: params::ple_window(),
+        preemption_timer: params::preemption_timer(),
         // Not used yet; what is off here is off in every VMCS.
         flexpriority: false,
         enable_apicv: false,
         pml: false,
-        preemption_timer: true,
         vnmi: true,
     }
 }

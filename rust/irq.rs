@@ -325,13 +325,7 @@ impl Vm {
         self.irq.irqchip() == Irqchip::Full
     }
 
-    /// One source sets the level of a GSI. Any context but NMI.
-    #[inline]
-    pub(crate) fn set_irq(&self, source: IrqSource, gsi: u32, high: bool) -> Delivery {
-        self.irq.set_irq(source, gsi, high, false)
-    }
-
-    /// As [`Self::set_irq`] for KVM_IRQ_LINE_STATUS: tells ticks of the real-time clock that coalesce.
+    /// [`Irq::set_irq`] for KVM_IRQ_LINE and KVM_IRQ_LINE_STATUS.
     pub(crate) fn set_irq_status(
         &self,
         source: IrqSource,
@@ -340,12 +334,6 @@ impl Vm {
         line_status: bool,
     ) -> Delivery {
         self.irq.set_irq(source, gsi, high, line_status)
-    }
-
-    /// Raises a GSI and lets it fall again; a message is sent once. Any context but NMI.
-    pub(crate) fn pulse_irq(&self, gsi: u32) {
-        self.irq.set_irq(IrqSource::UserSpace, gsi, true, false);
-        self.irq.set_irq(IrqSource::UserSpace, gsi, false, false);
     }
 
     /// A message from a device. EINVAL if it can't be one. Any context but NMI.

@@ -58,16 +58,6 @@ u64 rkvm_ktime_get_real_ns(void)
 	return ktime_get_real_ns();
 }
 
-bool rkvm_hrtimer_active(const struct hrtimer *timer)
-{
-	return hrtimer_active(timer);
-}
-
-s64 rkvm_hrtimer_get_expires(const struct hrtimer *timer)
-{
-	return hrtimer_get_expires(timer);
-}
-
 void rkvm_rcuwait_prepare(struct rcuwait *wait)
 {
 	prepare_to_rcuwait(wait);
@@ -81,12 +71,6 @@ void rkvm_set_current_interruptible(void)
 bool rkvm_current_signal_pending(void)
 {
 	return signal_pending(current);
-}
-
-void rkvm_kick_cpu(int cpu)
-{
-	if ((u32)cpu < nr_cpu_ids && cpu_online(cpu))
-		smp_send_reschedule(cpu);
 }
 
 /* Spinning for a wake-up is worth it only while nobody else wants this CPU. */

@@ -6,7 +6,6 @@
 //! C header: `include/linux/hrtimer.h`. The kernel crate's timer is consumed by starting it and cancelled by dropping a
 //! handle; a chip's timer is started, moved and stopped for as long as the chip lives.
 
-use super::bindings;
 use core::marker::PhantomPinned;
 use core::mem::offset_of;
 use core::ptr::addr_of;
@@ -78,12 +77,6 @@ impl<C: TimerCallback> Timer<C> {
         })
     }
 
-    /// Whom the timer calls.
-    #[inline]
-    pub(crate) fn callback(&self) -> &C {
-        &self.callback
-    }
-
     /// Starts the timer on this CPU, or moves it: it expires at `ns` of CLOCK_MONOTONIC. Any context.
     #[inline]
     pub(crate) fn start(&self, ns: i64) {
@@ -108,27 +101,6 @@ impl<C: TimerCallback> Timer<C> {
             1 => Some(true),
             _ => None,
         }
-    }
-
-    /// Whether the timer is to expire, or its callback runs.
-    #[inline]
-    pub(crate) fn is_active(&self) -> bool {
-        // SAFETY: The timer was set up.
-        unsafe { bindings::rkvm_hrtimer_active(self.timer.get()) }
-    }
-
-    /// When the timer expires or was last to expire, in ns of CLOCK_MONOTONIC.
-    #[inline]
-    pub(crate) fn expires(&self) -> i64 {
-        // SAFETY: The timer was set up.
-        unsafe { bindings::rkvm_hrtimer_get_expires(self.timer.get()) }
-    }
-
-    /// Nanoseconds until the timer expires; negative if that was in the past.
-    #[inline]
-    pub(crate) fn remaining(&self) -> i64 {
-        // SAFETY: The timer was set up; the function takes the lock of its base.
-        unsafe { kb::__hrtimer_get_remaining(self.timer.get(), false) }
     }
 
     /// The kernel's callback.

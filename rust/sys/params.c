@@ -15,6 +15,10 @@ bool rkvm_param_unrestricted_guest = true;
 module_param_named(unrestricted_guest, rkvm_param_unrestricted_guest, bool, 0444);
 MODULE_PARM_DESC(unrestricted_guest, "Run real mode and unpaged protected mode in VMX non-root operation");
 
+bool rkvm_param_preemption_timer = true;
+module_param_named(preemption_timer, rkvm_param_preemption_timer, bool, 0444);
+MODULE_PARM_DESC(preemption_timer, "Let the VMX preemption timer count for the local APIC timer");
+
 bool rkvm_param_vpid = true;
 module_param_named(vpid, rkvm_param_vpid, bool, 0444);
 MODULE_PARM_DESC(vpid, "Tag the TLB by virtual processor");

@@ -24,6 +24,8 @@ params! {
     eptad: bool = rkvm_param_eptad;
     /// `unrestricted_guest`.
     unrestricted_guest: bool = rkvm_param_unrestricted_guest;
+    /// `preemption_timer`.
+    preemption_timer: bool = rkvm_param_preemption_timer;
     /// `vpid`.
     vpid: bool = rkvm_param_vpid;
     /// `ple_gap`, TSC ticks.

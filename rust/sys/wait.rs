@@ -6,7 +6,7 @@
 //! what there is to do (a request, a pending interrupt), then wakes; the sleeper first says that it sleeps, then looks.
 
 use super::bindings;
-use core::sync::atomic::{fence, AtomicU64, Ordering};
+use core::sync::atomic::{fence, Ordering};
 use kernel::bindings as kb;
 use kernel::types::Opaque;
 
@@ -96,65 +96,5 @@ impl VcpuWait {
             .cast::<core::sync::atomic::AtomicPtr<kb::task_struct>>();
         // SAFETY: The first and only field of the structure is this pointer; it is accessed by single loads and stores.
         !unsafe { &*task }.load(Ordering::Relaxed).is_null()
-    }
-}
-
-/// Sends `cpu` an interrupt that makes it leave the guest, and do nothing else; nothing if it is offline or not there.
-/// Any context but NMI.
-#[inline]
-pub(crate) fn kick_cpu(cpu: u32) {
-    // SAFETY: No requirements; the function checks the number.
-    unsafe { bindings::rkvm_kick_cpu(cpu as i32) };
-}
-
-/// Up to 64 things that others want a vCPU to do before it enters the guest again, each a bit.
-#[derive(Default)]
-pub(crate) struct Requests(AtomicU64);
-
-impl Requests {
-    /// None.
-    pub(crate) const fn new() -> Self {
-        Self(AtomicU64::new(0))
-    }
-
-    /// Asks for `bit` (0 to 63). What the request is about must have been written before. Then wake and kick.
-    #[inline]
-    pub(crate) fn set(&self, bit: u32) {
-        self.0.fetch_or(1u64.wrapping_shl(bit), Ordering::Release);
-    }
-
-    /// Whether anything is asked for.
-    #[inline]
-    pub(crate) fn any(&self) -> bool {
-        self.0.load(Ordering::Relaxed) != 0
-    }
-
-    /// All that is asked for.
-    #[inline]
-    pub(crate) fn pending(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
-    }
-
-    /// Whether `bit` is asked for.
-    #[inline]
-    pub(crate) fn test(&self, bit: u32) -> bool {
-        self.0.load(Ordering::Acquire) & 1u64.wrapping_shl(bit) != 0
-    }
-
-    /// Takes the request: answers whether it was there. What was written before [`Self::set`] is visible after.
-    #[inline]
-    pub(crate) fn test_and_clear(&self, bit: u32) -> bool {
-        let mask = 1u64.wrapping_shl(bit);
-        if self.0.load(Ordering::Relaxed) & mask == 0 {
-            return false;
-        }
-        // A full barrier: the data of the request is not read before, nor the request cleared after.
-        self.0.fetch_and(!mask, Ordering::SeqCst) & mask != 0
-    }
-
-    /// Forgets a request.
-    #[inline]
-    pub(crate) fn clear(&self, bit: u32) {
-        self.0.fetch_and(!1u64.wrapping_shl(bit), Ordering::Relaxed);
     }
 }

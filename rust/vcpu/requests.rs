@@ -30,16 +30,12 @@ pub(crate) enum Request {
     TlbFlush = 1 << 2,
     /// The guest's triple fault ends in KVM_EXIT_SHUTDOWN.
     TripleFault = 1 << 3,
-    /// NMIs were queued by another thread.
-    Nmi = 1 << 4,
     /// The APIC's inbox has something: vectors, INIT, SIPI, its timer.
     Apic = 1 << 5,
     /// The guest's clock page is to be written again.
     ClockUpdate = 1 << 6,
     /// A vector whose EOI goes to user space (split irqchip) was acknowledged.
     IoapicEoi = 1 << 7,
-    /// The set of vectors whose EOI matters to the IOAPIC changed.
-    ScanIoapic = 1 << 8,
     /// A halted vCPU is to look again whether it may run.
     Unblock = 1 << 9,
     /// The controls that depend on the guest's CPUID or on capabilities are to be computed again.

@@ -254,7 +254,10 @@ impl Running<'_> {
 
     /// Whether the APIC, if it is in the kernel, lets the interrupts of user space's PIC through.
     pub(crate) fn accepts_user_interrupt(&self) -> bool {
-        self.arch.apic.as_ref().is_none_or(|apic| apic.lapic.accepts_pic())
+        self.arch
+            .apic
+            .as_ref()
+            .is_none_or(|apic| apic.lapic.accepts_pic())
     }
 
     /// An interrupt of the PIC, or of user space's PIC, that this vCPU takes.
