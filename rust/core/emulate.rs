@@ -43,6 +43,7 @@ mod muldiv;
 pub mod ops;
 pub mod outcome;
 mod portio;
+mod quick;
 mod segment;
 mod stack;
 pub mod state;
@@ -176,6 +177,9 @@ impl Emulator {
             return Outcome::Inject(Exception::UD, None);
         }
         ops.decoded(self.insn.has_single_memory_operand());
+        if let Some(outcome) = self.quick(regs, ops, mode) {
+            return outcome;
+        }
         self.execute(regs, ops, mode)
     }
 
