@@ -53,7 +53,7 @@ void rkvm_read_host_state(struct rkvm_host_state *state);
 
 /* The user-visible segment state of the current task, which a running guest displaces. */
 struct rkvm_user_segments {
-	u64 fs_base, kernel_gs_base, gs_base;
+	u64 fs_base, kernel_gs_base;
 	u16 fs, gs, ds, es, ldt;
 };
 void rkvm_save_user_segments(struct rkvm_user_segments *segments);

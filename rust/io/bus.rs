@@ -5,6 +5,11 @@
 //! Guests read a table that is never changed, under SRCU; an ioctl copies it, changes the copy, shows it instead and
 //! waits for the readers of the old one. What was taken off the bus is thus not signalled after the ioctl has returned.
 
+use core::sync::atomic::{
+    AtomicBool,
+    Ordering, //
+};
+
 use kernel::{
     new_mutex,
     prelude::*,
@@ -99,6 +104,8 @@ impl Table {
 #[pin_data]
 pub(crate) struct Bus {
     table: SrcuPtr<KBox<Table>>,
+    /// Nothing is on the bus: spares the guest's writes the look into the table. Set before a device is shown.
+    empty: AtomicBool,
     /// Held by whoever replaces the table.
     #[pin]
     change: Mutex<()>,
@@ -109,8 +116,15 @@ impl Bus {
     pub(super) fn new(srcu: Arc<Srcu>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             table: SrcuPtr::new(srcu, KBox::new(Table::default(), GFP_KERNEL_ACCOUNT)?),
+            empty: AtomicBool::new(true),
             change <- new_mutex!(()),
         })
+    }
+
+    /// Whether there is nothing on the bus.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.empty.load(Ordering::Relaxed)
     }
 
     /// What is on the bus now.
@@ -127,6 +141,8 @@ impl Bus {
             self.table(&guard).copy()?
         };
         f(&mut new)?;
+        let empty = new.doorbells.is_empty() && new.zones.is_empty();
+        self.empty.store(empty, Ordering::Relaxed);
         drop(self.table.replace(KBox::new(new, GFP_KERNEL_ACCOUNT)?));
         Ok(())
     }

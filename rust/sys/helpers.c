@@ -195,7 +195,6 @@ void rkvm_save_user_segments(struct rkvm_user_segments *segments)
 	savesegment(es, segments->es);
 	store_ldt(segments->ldt);
 	rdmsrq(MSR_FS_BASE, segments->fs_base);
-	rdmsrq(MSR_GS_BASE, segments->gs_base);
 	rdmsrq(MSR_KERNEL_GS_BASE, segments->kernel_gs_base);
 }
 
