@@ -188,6 +188,10 @@ impl Inner {
             if *local.current.get() != (*this).vmcs.0 {
                 *local.current.get() = (*this).vmcs.0;
                 ops::vmptrld((*this).vmcs);
+                // Another guest ran here last: what it taught the branch predictors must not steer this one.
+                if local.fence_branches {
+                    msr::indirect_branch_barrier();
+                }
             }
             if (*this).migrated {
                 Self::write_cpu_state(this);

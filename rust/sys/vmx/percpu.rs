@@ -19,6 +19,7 @@ use super::{
 };
 use crate::sys::{
     bindings,
+    cpu,
     module_static::{
         Installed,
         ModuleStatic, //
@@ -32,6 +33,8 @@ pub(super) struct CpuLocal {
     pub(super) current: UnsafeCell<u64>,
     /// First of the VMCSs that are active on this CPU.
     pub(super) active: UnsafeCell<*mut Inner>,
+    /// Whether a switch between guests fences indirect branch prediction.
+    pub(super) fence_branches: bool,
     /// Whether this CPU holds a reference on VMX operation.
     pub(super) enabled: UnsafeCell<bool>,
     /// MSRs whose host value is put back before the CPU returns to user space.
@@ -54,6 +57,7 @@ pub(super) fn allocate() -> Result<Installed<KVVec<CpuLocal>>> {
             CpuLocal {
                 current: UnsafeCell::new(0),
                 active: UnsafeCell::new(ptr::null_mut()),
+                fence_branches: cpu::needs_ibpb(),
                 enabled: UnsafeCell::new(false),
                 user_return: UserReturn::new(),
             },
