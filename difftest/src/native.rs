@@ -216,7 +216,7 @@ unsafe extern "C" fn handler(
             code: r(libc::REG_ERR),
             cr2: r(libc::REG_CR2),
         };
-        *(&raw mut RESULT) = Some((registers, trap));
+        RESULT = Some((registers, trap));
         let g = &mut uc.uc_mcontext.gregs;
         g[libc::REG_RIP as usize] = difftest_exit as *const () as i64;
         g[libc::REG_EFL as usize] = 0x202;
@@ -348,7 +348,7 @@ impl Native {
             };
             ARMED.store(true, Ordering::Relaxed);
             difftest_enter();
-            (*(&raw mut RESULT)).take().expect("the handler ran")
+            (&raw mut RESULT).replace(None).expect("the handler ran")
         }
     }
 }
