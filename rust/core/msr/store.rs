@@ -4,7 +4,7 @@
 //!
 //! Some of them also have to reach the processor: the [`Effect`] of a write says what the glue does next.
 
-use super::mce::Mce;
+use super::mce::{Mce, MCG_LMCE_P};
 use super::mtrr::Mtrrs;
 use super::number::*;
 use super::{rules, MsrError, Origin};
@@ -45,6 +45,13 @@ const MISC_ENABLE_MWAIT: u64 = 1 << 18;
 /// MSR_PLATFORM_INFO bit 31, MISC_FEATURES_ENABLES bit 0: CPUID faulting.
 const PLATFORM_INFO_CPUID_FAULT: u64 = 1 << 31;
 const CPUID_FAULT: u64 = 1 << 0;
+/// IA32_FEATURE_CONTROL: until reset the guest can't write it again.
+const FEAT_CTL_LOCKED: u64 = 1 << 0;
+/// Local machine checks are delivered.
+const FEAT_CTL_LMCE_ON: u64 = 1 << 20;
+/// What user space may restore: also VMX in and outside SMX, SGX launch control, SGX.
+const FEAT_CTL_SUPPORTED: u64 =
+    FEAT_CTL_LOCKED | 1 << 1 | 1 << 2 | 1 << 17 | 1 << 18 | FEAT_CTL_LMCE_ON;
 /// The PAT after reset.
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 
@@ -290,9 +297,18 @@ impl GuestMsrs {
             SMBASE => (&mut self.smbase, only(user)?, Effect::None),
             SMI_COUNT => (&mut self.smi_count, only(user)?, Effect::None),
             FEAT_CTL => {
-                // Only the lock is there; once set, it stays for the guest.
-                let valid = value & !1 == 0 && (user || self.feat_ctl & 1 == 0);
-                (&mut self.feat_ctl, only(valid)?, Effect::None)
+                let locked = self.feat_ctl & FEAT_CTL_LOCKED != 0;
+                let allowed = match user {
+                    true => FEAT_CTL_SUPPORTED,
+                    false if locked => return Err(MsrError::Invalid),
+                    false if self.mce.cap() & MCG_LMCE_P != 0 => FEAT_CTL_LOCKED | FEAT_CTL_LMCE_ON,
+                    false => FEAT_CTL_LOCKED,
+                };
+                (
+                    &mut self.feat_ctl,
+                    only(value & !allowed == 0)?,
+                    Effect::None,
+                )
             }
             KVM_POLL_CONTROL => (&mut self.poll_control, only(value & !1 == 0)?, Effect::None),
             _ => return Err(MsrError::Unsupported),

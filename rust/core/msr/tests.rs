@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 use super::bitmap::{bit, compute, Bit, Direction, Shape, WORDS};
-use super::mce::{Mce, MCG_CMCI_P, MCG_CTL_P, MCG_SER_P};
+use super::mce::{Mce, MCG_CMCI_P, MCG_CTL_P, MCG_LMCE_P, MCG_SER_P};
 use super::number::*;
 use super::store::{Context, Effect, GuestMsrs};
 use super::*;
@@ -193,7 +193,7 @@ fn machine_check_banks() {
         Err(MsrError::Invalid),
         "no eleventh bank"
     );
-    assert_eq!(mce.set(MC0_CTL, !0 & !(1 << 10), guest), Ok(()));
+    assert_eq!(mce.set(MC0_CTL, !(1 << 10), guest), Ok(()));
     assert_eq!(mce.set(MC0_CTL, 5, guest), Err(MsrError::Invalid));
     assert_eq!(
         mce.set(MC0_CTL + 1, 5, guest),
@@ -253,6 +253,23 @@ fn misc_enable_has_read_only_and_dependent_bits() {
         Ok(Effect::UpdateCpuid)
     );
     assert!(msrs.mwait_enabled());
+}
+
+#[test]
+fn feature_control_has_what_the_guest_has_until_it_is_locked() {
+    const LMCE_ON: u64 = 1 << 20;
+    let caps = rich();
+    let mut msrs = GuestMsrs::new(0);
+    let (guest, user) = (context(&caps, Origin::Guest), context(&caps, Origin::User));
+    assert!(msrs.set(FEAT_CTL, LMCE_ON, &guest).is_err(), "no LMCE");
+    assert_eq!(msrs.mce.setup(10 | MCG_LMCE_P), Ok(()));
+    assert!(msrs.set(FEAT_CTL, 1 << 2, &guest).is_err(), "no VMX");
+    assert!(msrs.set(FEAT_CTL, LMCE_ON | 1, &guest).is_ok());
+    assert_eq!(msrs.get(FEAT_CTL, &guest), Ok(LMCE_ON | 1));
+    assert!(msrs.set(FEAT_CTL, LMCE_ON | 1, &guest).is_err(), "locked");
+    assert!(msrs.set(FEAT_CTL, 1 << 3, &user).is_err(), "reserved");
+    assert!(msrs.set(FEAT_CTL, 1 << 2, &user).is_ok());
+    assert!(msrs.set(FEAT_CTL, 0, &guest).is_ok(), "open again");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use crate::{Outcome, MIB};
 use kvm_bindings::*;
 
 const TSC: u32 = 0x10;
+const FEATURE_CONTROL: u32 = 0x3a;
 const SYSENTER_CS: u32 = 0x174;
 const SYSENTER_EIP: u32 = 0x176;
 const PAT: u32 = 0x277;
@@ -22,6 +23,8 @@ const STAR: u32 = 0xc000_0081;
 const LSTAR: u32 = 0xc000_0082;
 const FS_BASE: u32 = 0xc000_0100;
 const KERNEL_GS_BASE: u32 = 0xc000_0102;
+/// `_IOW(KVMIO, 0x9c, __u64)`.
+const KVM_X86_SETUP_MCE: u64 = 0x4008_ae9c;
 /// No processor and no hypervisor has it.
 const NONE: u32 = 0xdead_0001;
 const NON_CANONICAL: u64 = 0x1234_0000_0000_0000;
@@ -292,6 +295,48 @@ fn by_guest(t: &mut Tap, dev: &Device) -> Outcome {
         "and LSTAR kept its value",
         vcpu.msr(LSTAR)?,
         Some(0xffff_8000_0000_0000),
+    );
+    feature_control(t, &mut vcpu)
+}
+
+/// What firmware does on a machine with local machine checks: it switches them on and locks the register.
+fn feature_control(t: &mut Tap, vcpu: &mut Vcpu) -> Outcome {
+    const LOCKED: u64 = 1 << 0;
+    const LMCE_ON: u64 = 1 << 20;
+    const MCG_LMCE_P: u64 = 1 << 27;
+    t.eq(
+        "LMCE can't be switched on where it is not",
+        access(vcpu, true, FEATURE_CONTROL, LMCE_ON)?,
+        None,
+    );
+    t.eq(
+        "KVM_X86_SETUP_MCE with LMCE",
+        sys::ioctl_mut(vcpu.raw(), KVM_X86_SETUP_MCE, &mut (10 | MCG_LMCE_P)),
+        Ok(0),
+    );
+    t.ok(
+        "the guest switches LMCE on and locks that",
+        access(vcpu, true, FEATURE_CONTROL, LMCE_ON | LOCKED)?.is_some(),
+    );
+    t.eq(
+        "the guest reads it",
+        access(vcpu, false, FEATURE_CONTROL, 0)?,
+        Some(LMCE_ON | LOCKED),
+    );
+    t.eq(
+        "what is locked is #GP(0)",
+        access(vcpu, true, FEATURE_CONTROL, LOCKED)?,
+        None,
+    );
+    t.eq(
+        "user space opens the lock",
+        vcpu.set_msr(FEATURE_CONTROL, 0)?,
+        true,
+    );
+    t.eq(
+        "user space can't set reserved bits",
+        vcpu.set_msr(FEATURE_CONTROL, 1 << 3)?,
+        false,
     );
     Ok(())
 }
