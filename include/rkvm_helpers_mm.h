@@ -25,7 +25,7 @@ enum {
 };
 
 /* Pages. The address is in the direct map; 0 means that there is no memory. */
-unsigned long rkvm_alloc_zeroed_pages(bool may_sleep, u32 order);
+unsigned long rkvm_alloc_zeroed_pages(u32 order);
 void rkvm_put_page(struct page *page);
 /* The end of KVM's use of a page of user memory: note what was done to it, give the reference back. */
 void rkvm_release_user_page(struct page *page, bool accessed, bool dirty);
@@ -82,8 +82,6 @@ void rkvm_read_unlock(rwlock_t *lock);
 void rkvm_write_lock(rwlock_t *lock);
 void rkvm_write_unlock(rwlock_t *lock);
 bool rkvm_read_needbreak(rwlock_t *lock);
-bool rkvm_write_needbreak(rwlock_t *lock);
-int rkvm_cond_resched_read(rwlock_t *lock);
 int rkvm_cond_resched_write(rwlock_t *lock);
 void rkvm_raw_spin_lock_init(raw_spinlock_t *lock, const char *name, struct lock_class_key *key);
 unsigned long rkvm_raw_spin_lock_irqsave(raw_spinlock_t *lock);

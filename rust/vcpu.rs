@@ -56,10 +56,7 @@ use crate::{
             GuestFpu,
             GuestXState, //
         },
-        page::{
-            TablePage,
-            Wait, //
-        },
+        page::TablePage,
         vmx::{
             Loaded,
             VmcsContext, //
@@ -257,7 +254,7 @@ impl Vcpu {
                 cpuid: cpuid::Cpuid::new(),
                 caps,
                 msrs: GuestMsrs::new(host().arch_capabilities),
-                msr_bitmap: TablePage::new(Wait::Sleep)?,
+                msr_bitmap: TablePage::new()?,
                 spec_ctrl_used: false,
                 vpid: vpid(),
                 emulator: Some(KBox::new(Emulator::new(), GFP_KERNEL_ACCOUNT)?),

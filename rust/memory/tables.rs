@@ -26,8 +26,7 @@ use rkvm_core::{
 use crate::sys::page::{
     free_table,
     TablePage,
-    TableWalk,
-    Wait, //
+    TableWalk, //
 };
 
 /// The tables of a VM during one operation.
@@ -108,7 +107,7 @@ impl TableMemory for Tables<'_> {
 
 /// A new, empty table, counted in `stats`. ENOMEM. Sleeps.
 pub(super) fn new_table(stats: &VmStats) -> Result<Hpa> {
-    let table = TablePage::new(Wait::Sleep)?.into_table().ok_or(EINVAL)?;
+    let table = TablePage::new()?.into_table().ok_or(EINVAL)?;
     stats.mmu_shadow_pages.add_shared(1);
     Ok(table)
 }
@@ -144,7 +143,7 @@ impl TableCache {
     #[cold]
     fn fill(&mut self) -> Result {
         while self.len < ROOM {
-            let table = TablePage::new(Wait::Sleep).and_then(|p| p.into_table().ok_or(EINVAL));
+            let table = TablePage::new().and_then(|p| p.into_table().ok_or(EINVAL));
             match table {
                 Ok(table) => self.push(table),
                 // Enough for this time.

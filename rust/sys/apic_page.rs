@@ -15,10 +15,7 @@ use kernel::{
 };
 use rkvm_core::irq::lapic::Shared;
 
-use super::page::{
-    TablePage,
-    Wait, //
-};
+use super::page::TablePage;
 
 const ORDER: u32 = 1;
 const _: () = assert!(size_of::<Shared>() == 4096 << ORDER);
@@ -43,7 +40,7 @@ impl ApicPages {
     /// Those of an APIC that does not exist yet. ENOMEM.
     pub(crate) fn new() -> Result<Self> {
         let pages = Arc::new(
-            TablePage::with_order(Wait::Sleep, ORDER)?,
+            TablePage::with_order(ORDER)?,
             GFP_KERNEL_ACCOUNT,
         )?;
         // INVARIANT: Fresh pages of the size of a `Shared`, aligned to their own size.

@@ -13,11 +13,9 @@
 #include <asm/cpufeature.h>
 #include <rkvm_helpers_mm.h>
 
-unsigned long rkvm_alloc_zeroed_pages(bool may_sleep, u32 order)
+unsigned long rkvm_alloc_zeroed_pages(u32 order)
 {
-	gfp_t gfp = (may_sleep ? GFP_KERNEL : GFP_ATOMIC) | __GFP_ACCOUNT | __GFP_ZERO;
-
-	return __get_free_pages(gfp, order);
+	return __get_free_pages(GFP_KERNEL_ACCOUNT | __GFP_ZERO, order);
 }
 
 void rkvm_put_page(struct page *page)
@@ -279,16 +277,6 @@ void rkvm_write_unlock(rwlock_t *lock)
 bool rkvm_read_needbreak(rwlock_t *lock)
 {
 	return need_resched() || rwlock_needbreak(lock);
-}
-
-bool rkvm_write_needbreak(rwlock_t *lock)
-{
-	return need_resched() || rwlock_needbreak(lock);
-}
-
-int rkvm_cond_resched_read(rwlock_t *lock)
-{
-	return cond_resched_rwlock_read(lock);
 }
 
 int rkvm_cond_resched_write(rwlock_t *lock)

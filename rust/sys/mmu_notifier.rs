@@ -185,12 +185,6 @@ impl<T: NotifierOps> MmuNotifier<T> {
         })
     }
 
-    /// What was registered.
-    #[inline]
-    pub(crate) fn ops(&self) -> &T {
-        &self.ops
-    }
-
     /// The memory map.
     #[inline]
     pub(crate) fn mm(&self) -> &MmRef {

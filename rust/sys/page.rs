@@ -20,15 +20,6 @@ pub(crate) const WORDS: usize = 512;
 /// What `page->private` says while a page is part of a page table: the witness that a walk may read it.
 const TABLE: usize = 0x726b_766d_7461_626c;
 
-/// Whether an allocation may wait for memory.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wait {
-    /// Process context without locks held.
-    Sleep,
-    /// Under a spin lock or with preemption off.
-    Atomic,
-}
-
 /// The address of physical memory in the kernel's direct map. Only of memory that is RAM does it mean anything.
 #[inline]
 fn direct_map(hpa: Hpa) -> *mut u8 {
@@ -80,15 +71,15 @@ unsafe impl Send for TablePage {}
 unsafe impl Sync for TablePage {}
 
 impl TablePage {
-    /// One zeroed page. `ENOMEM`.
-    pub(crate) fn new(wait: Wait) -> Result<Self> {
-        Self::with_order(wait, 0)
+    /// One zeroed page. `ENOMEM`. Sleeps.
+    pub(crate) fn new() -> Result<Self> {
+        Self::with_order(0)
     }
 
-    /// 2^`order` zeroed pages, physically contiguous. `ENOMEM`.
-    pub(crate) fn with_order(wait: Wait, order: u32) -> Result<Self> {
-        // SAFETY: No requirement but the context, of which `wait` tells.
-        let address = unsafe { bindings::rkvm_alloc_zeroed_pages(wait == Wait::Sleep, order) };
+    /// 2^`order` zeroed pages, physically contiguous. `ENOMEM`. Sleeps.
+    pub(crate) fn with_order(order: u32) -> Result<Self> {
+        // SAFETY: No requirement but process context.
+        let address = unsafe { bindings::rkvm_alloc_zeroed_pages(order) };
         let address = NonNull::new(address as *mut u8).ok_or(ENOMEM)?;
         // INVARIANT: Fresh from the allocator.
         Ok(Self { address, order })
@@ -130,18 +121,6 @@ impl TablePage {
         // SAFETY: Aligned and owned; volatile because the CPU may read it at any time.
         unsafe { word.cast::<u32>().write_volatile(value) };
         true
-    }
-
-    /// Reads one 32-bit word, by byte offset; `None` if it is not aligned or not inside.
-    #[inline]
-    pub(crate) fn read_u32(&self, offset: usize) -> Option<u32> {
-        if offset % 4 != 0 || offset >= self.len() {
-            return None;
-        }
-        // SAFETY: In bounds by the check above.
-        let word = unsafe { self.address.as_ptr().add(offset) };
-        // SAFETY: Aligned and owned; volatile because the CPU may write it at any time.
-        Some(unsafe { word.cast::<u32>().read_volatile() })
     }
 
     /// Sets every byte.
@@ -296,7 +275,7 @@ impl SharedPage {
 
     /// One zeroed page. `ENOMEM`. Sleeps.
     pub(crate) fn new() -> Result<Self> {
-        let page = TablePage::new(Wait::Sleep)?;
+        let page = TablePage::new()?;
         let address = page.address;
         core::mem::forget(page);
         // INVARIANT: The allocator's reference is ours now.

@@ -66,12 +66,6 @@ impl<T> RwLock<T> {
             _not_send: NotThreadSafe,
         }
     }
-
-    /// The data, without locking: nobody else can have a guard.
-    pub(crate) fn get_mut(self: Pin<&mut Self>) -> &mut T {
-        // SAFETY: Nothing is moved; `data` is not structurally pinned.
-        unsafe { self.get_unchecked_mut() }.data.get_mut()
-    }
 }
 
 /// Evidence that the lock is held for reading.
@@ -87,14 +81,6 @@ impl<T> ReadGuard<'_, T> {
     pub(crate) fn need_break(&self) -> bool {
         // SAFETY: The lock was initialised and is held.
         unsafe { bindings::rkvm_read_needbreak(self.lock.lock.get()) }
-    }
-
-    /// Lets others run if they wait; answers whether the lock was released meanwhile, so that whatever was found under
-    /// it must be looked up again.
-    #[inline]
-    pub(crate) fn cond_resched(&mut self) -> bool {
-        // SAFETY: The lock is held for reading, and no reference into the data lives across `&mut self`.
-        unsafe { bindings::rkvm_cond_resched_read(self.lock.lock.get()) != 0 }
     }
 }
 
@@ -124,14 +110,8 @@ pub(crate) struct WriteGuard<'a, T> {
 }
 
 impl<T> WriteGuard<'_, T> {
-    /// Whether somebody waits for this CPU or for the lock.
-    #[inline]
-    pub(crate) fn need_break(&self) -> bool {
-        // SAFETY: The lock was initialised and is held.
-        unsafe { bindings::rkvm_write_needbreak(self.lock.lock.get()) }
-    }
-
-    /// Lets others run if they wait; answers whether the lock was released meanwhile.
+    /// Lets others run if they wait; answers whether the lock was released meanwhile, so that whatever was found under
+    /// it must be looked up again.
     #[inline]
     pub(crate) fn cond_resched(&mut self) -> bool {
         // SAFETY: The lock is held alone, and no reference into the data lives across `&mut self`.

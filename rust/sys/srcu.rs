@@ -58,13 +58,8 @@ impl Srcu {
         }
     }
 
-    /// Waits until all readers that run now have ended. Sleeps; not from inside a read-side section of this domain.
-    pub(crate) fn synchronize(&self) {
-        // SAFETY: The structure was initialised and lives as long as `self`.
-        unsafe { kernel::bindings::synchronize_srcu(self.inner.get()) };
-    }
-
-    /// As [`Self::synchronize`], at once: costs more CPU time and less of the caller's.
+    /// Waits until all readers that run now have ended, expedited: costs more CPU time and less of the caller's. Sleeps;
+    /// not from inside a read-side section of this domain.
     pub(crate) fn synchronize_expedited(&self) {
         // SAFETY: The structure was initialised and lives as long as `self`.
         unsafe { kernel::bindings::synchronize_srcu_expedited(self.inner.get()) };

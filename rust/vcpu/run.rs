@@ -59,6 +59,8 @@ pub(crate) enum Completion {
     None,
     /// IN to AL, AX or EAX of this many bytes.
     PortIn {
+        /// Where from.
+        port: u16,
         /// 1, 2 or 4.
         size: u8,
     },
@@ -118,8 +120,8 @@ impl Running<'_> {
     fn complete(&mut self) -> Result<Flow> {
         match core::mem::replace(&mut self.arch.completion, Completion::None) {
             Completion::None => Ok(Flow::Resume),
-            Completion::PortIn { size } => {
-                exits::io::finish_in(self, size);
+            Completion::PortIn { port, size } => {
+                exits::io::finish_in(self, port, size);
                 Ok(Flow::Resume)
             }
             Completion::PortOut { rip } => {

@@ -46,7 +46,7 @@ use super::{
 use crate::sys::{
     bindings,
     msr,
-    page::{TablePage, Wait}, //
+    page::TablePage, //
 };
 
 const MSR_KERNEL_GS_BASE: u32 = 0xc000_0102;
@@ -94,7 +94,7 @@ unsafe impl Sync for VmcsContext {}
 impl VmcsContext {
     /// A clear VMCS. `revision` is bits 30:0 of IA32_VMX_BASIC.
     pub(crate) fn new(_hw: &HwEnabled, revision: u32) -> Result<Self> {
-        let region = TablePage::new(Wait::Sleep)?;
+        let region = TablePage::new()?;
         region.write_u32(0, revision);
         let vmcs = region.hpa();
         let inner = KBox::pin_init(

@@ -55,6 +55,10 @@ use crate::{
     memory::Swapped,
     sys::{
         msr as host_msr,
+        trace::{
+            self,
+            MmioKind, //
+        },
         vector, //
     },
     vcpu::{
@@ -110,13 +114,17 @@ impl<'v, 'a> View<'v, 'a> {
         };
         let run = &self.r.vcpu.run;
         match exit {
-            Request::MmioRead { .. } => {
-                let bytes = run.mmio_data().to_le_bytes();
+            Request::MmioRead { gpa, len } => {
+                let value = run.mmio_data();
+                trace::mmio(MmioKind::Read, len.into(), gpa, || value);
+                let bytes = value.to_le_bytes();
                 for (to, from) in emulator.data_mut().iter_mut().zip(bytes) {
                     *to = from;
                 }
             }
-            Request::PioIn { .. } => {
+            Request::PioIn { port, size, count } => {
+                let first = || run.pio_value(size);
+                trace::pio(false, port, size.into(), count, first);
                 let _ = run.pio().copy_from(0, emulator.data_mut());
             }
             Request::ReadMsr { .. } | Request::WriteMsr { .. } => {

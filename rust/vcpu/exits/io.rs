@@ -10,13 +10,16 @@ use rkvm_core::vmx::{
 };
 
 use super::fast::Fast;
-use crate::vcpu::{
-    emulation::Operand,
-    run::{
-        Completion,
-        Flow, //
+use crate::{
+    sys::trace,
+    vcpu::{
+        emulation::Operand,
+        run::{
+            Completion,
+            Flow, //
+        },
+        Running, //
     },
-    Running, //
 };
 
 impl Running<'_> {
@@ -47,9 +50,13 @@ impl Running<'_> {
             return self.emulate(Operand::Unknown);
         }
         if io.input {
-            self.arch.completion = Completion::PortIn { size: io.size };
+            self.arch.completion = Completion::PortIn {
+                port: io.port,
+                size: io.size,
+            };
         } else {
-            self.vcpu.run.set_pio_value(io.size, accumulator(self, io.size));
+            let value = accumulator(self, io.size);
+            self.vcpu.run.set_pio_value(io.size, value);
             self.arch.completion = Completion::PortOut {
                 rip: self.hw.read(GUEST_RIP),
             };
@@ -83,8 +90,9 @@ fn set_accumulator(r: &mut Running<'_>, size: u8, value: u32) {
 }
 
 /// User space has answered an IN.
-pub(crate) fn finish_in(r: &mut Running<'_>, size: u8) {
+pub(crate) fn finish_in(r: &mut Running<'_>, port: u16, size: u8) {
     let value = r.vcpu.run.pio_value(size);
+    trace::pio(false, port, size.into(), 1, || value);
     set_accumulator(r, size, value);
     r.skip_instruction();
 }
