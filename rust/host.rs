@@ -77,7 +77,9 @@ pub(crate) fn host() -> &'static Host {
 }
 
 /// Keeps [`host`] valid.
-pub(crate) struct Registration(Installed<Host>);
+pub(crate) struct Registration {
+    _host: Installed<Host>,
+}
 
 impl Registration {
     /// Gathers the facts and enters VMX operation. EOPNOTSUPP, with the name of what is missing in the log.
@@ -106,7 +108,9 @@ impl Registration {
             flush_l1d: cpu::needs_l1d_flush(),
             virtual_cpu: msr::cpuid(1, 0)[2] & CPUID_1_ECX_HYPERVISOR != 0,
         };
-        Ok(Self(HOST.install(host)))
+        Ok(Self {
+            _host: HOST.install(host),
+        })
     }
 }
 

@@ -38,8 +38,7 @@ use crate::{
         Memory,
         Mmu, //
     },
-    sys::page::SharedPage,
-    vcpu::Vcpu, //
+    sys::page::SharedPage, //
 };
 use caps::Caps;
 use clock::VmClock;
@@ -79,14 +78,7 @@ pub(crate) struct Vm {
     pub(crate) io: Io,
     /// Taken by whatever changes the VM's set-up: creation of vCPUs and devices. Outermost lock of the VM.
     #[pin]
-    pub(crate) setup: Mutex<Setup>,
-}
-
-/// What is decided while the VM is set up.
-#[derive(Default)]
-pub(crate) struct Setup {
-    /// KVM_SET_TSS_ADDR was called.
-    pub(crate) tss_address: Option<u64>,
+    pub(crate) setup: Mutex<()>,
 }
 
 impl Vm {
@@ -111,7 +103,7 @@ impl Vm {
                 irq,
                 clock <- new_mutex!(VmClock::new()),
                 io <- Io::new(),
-                setup <- new_mutex!(Setup::default()),
+                setup <- new_mutex!(()),
             }),
             GFP_KERNEL_ACCOUNT,
         )
@@ -130,11 +122,5 @@ impl Vm {
     /// The ring of coalesced MMIO.
     pub(crate) fn coalesced_ring(&self) -> Option<&SharedPage> {
         Some(self.io.ring_page())
-    }
-
-    /// The vCPU with this index (not id).
-    #[inline]
-    pub(crate) fn vcpu(&self, index: usize) -> Option<&Arc<Vcpu>> {
-        self.vcpus.get(index)
     }
 }

@@ -137,23 +137,6 @@ RKVM_GET_USER(u16)
 RKVM_GET_USER(u32)
 RKVM_GET_USER(u64)
 
-#define RKVM_GET_USER_NOFAULT(type)							\
-struct rkvm_user_value rkvm_get_user_nofault_##type(u64 address)			\
-{											\
-	type value = 0;									\
-	int error = -EFAULT;								\
-											\
-	if (likely(access_ok((type __user *)address, sizeof(type)))) {			\
-		pagefault_disable();							\
-		error = __get_user(value, (type __user *)address);			\
-		pagefault_enable();							\
-	}										\
-	return (struct rkvm_user_value){ .value = value, .error = error };		\
-}
-
-RKVM_GET_USER_NOFAULT(u32)
-RKVM_GET_USER_NOFAULT(u64)
-
 #define RKVM_PUT_USER(type)								\
 int rkvm_put_user_##type(u64 address, type value)					\
 {											\
@@ -173,31 +156,6 @@ unsigned long rkvm_copy_from_user(void *to, u64 from, unsigned long bytes)
 unsigned long rkvm_copy_to_user(u64 to, const void *from, unsigned long bytes)
 {
 	return copy_to_user((void __user *)to, from, bytes);
-}
-
-unsigned long rkvm_copy_from_user_nofault(void *to, u64 from, unsigned long bytes)
-{
-	if (!access_ok((void __user *)from, bytes))
-		return bytes;
-	pagefault_disable();
-	bytes = __copy_from_user_inatomic(to, (void __user *)from, bytes);
-	pagefault_enable();
-	return bytes;
-}
-
-unsigned long rkvm_copy_to_user_nofault(u64 to, const void *from, unsigned long bytes)
-{
-	if (!access_ok((void __user *)to, bytes))
-		return bytes;
-	pagefault_disable();
-	bytes = __copy_to_user_inatomic((void __user *)to, from, bytes);
-	pagefault_enable();
-	return bytes;
-}
-
-unsigned long rkvm_clear_user(u64 to, unsigned long bytes)
-{
-	return clear_user((void __user *)to, bytes);
 }
 
 #define RKVM_CMPXCHG_USER(type)								\

@@ -152,9 +152,4 @@ impl UserArg {
     pub(crate) fn write_slice<T: Abi>(self, values: &[T]) -> Result {
         self.copy_out(values.as_ptr().cast(), core::mem::size_of_val(values))
     }
-
-    /// Reads exactly `to.len()` bytes.
-    pub(crate) fn read_bytes(self, to: &mut [u8]) -> Result {
-        self.copy_in(to.as_mut_ptr(), to.len())
-    }
 }

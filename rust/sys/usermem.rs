@@ -9,7 +9,7 @@
 use super::addr::Hva;
 use super::bindings;
 
-/// The address is not mapped, or not for this kind of access (or not now, for the `_nofault` functions).
+/// The address is not mapped, or not for this kind of access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct UserFault;
 
@@ -132,30 +132,6 @@ pub(crate) fn cmpxchg_u128(hva: Hva, old: u128, new: u128) -> Result<Exchange<u1
     }
 }
 
-/// Reads 32 bits without sleeping: a page that is not there is a fault.
-#[inline]
-pub(crate) fn read_u32_nofault(hva: Hva) -> Result<u32, UserFault> {
-    // SAFETY: The function checks that this is a user address, and survives faults.
-    let read = unsafe { bindings::rkvm_get_user_nofault_u32(hva.0) };
-    if read.error == 0 {
-        Ok(read.value as u32)
-    } else {
-        Err(UserFault)
-    }
-}
-
-/// Reads 64 bits without sleeping: a page that is not there is a fault.
-#[inline]
-pub(crate) fn read_u64_nofault(hva: Hva) -> Result<u64, UserFault> {
-    // SAFETY: The function checks that this is a user address, and survives faults.
-    let read = unsafe { bindings::rkvm_get_user_nofault_u64(hva.0) };
-    if read.error == 0 {
-        Ok(read.value)
-    } else {
-        Err(UserFault)
-    }
-}
-
 /// `Ok` if nothing was left over.
 #[inline]
 fn all(left: usize) -> Result<(), UserFault> {
@@ -178,27 +154,6 @@ pub(crate) fn copy_from(hva: Hva, to: &mut [u8]) -> Result<(), UserFault> {
 pub(crate) fn copy_to(hva: Hva, from: &[u8]) -> Result<(), UserFault> {
     // SAFETY: `from` is readable for its length; the user side is checked and may fault.
     all(unsafe { bindings::rkvm_copy_to_user(hva.0, from.as_ptr().cast(), from.len()) })
-}
-
-/// As [`copy_from`], without sleeping: a page that is not there is a fault, and `to` then holds part of the data.
-#[inline]
-pub(crate) fn copy_from_nofault(hva: Hva, to: &mut [u8]) -> Result<(), UserFault> {
-    // SAFETY: `to` is writable for its length; the user side is checked and may fault.
-    all(unsafe { bindings::rkvm_copy_from_user_nofault(to.as_mut_ptr().cast(), hva.0, to.len()) })
-}
-
-/// As [`copy_to`], without sleeping: a page that is not there is a fault.
-#[inline]
-pub(crate) fn copy_to_nofault(hva: Hva, from: &[u8]) -> Result<(), UserFault> {
-    // SAFETY: `from` is readable for its length; the user side is checked and may fault.
-    all(unsafe { bindings::rkvm_copy_to_user_nofault(hva.0, from.as_ptr().cast(), from.len()) })
-}
-
-/// Zeroes `bytes` bytes. May sleep.
-#[inline]
-pub(crate) fn clear(hva: Hva, bytes: usize) -> Result<(), UserFault> {
-    // SAFETY: The function checks that these are user addresses, and survives faults.
-    all(unsafe { bindings::rkvm_clear_user(hva.0, bytes) })
 }
 
 /// The end of user space: no range of user memory reaches further.

@@ -26,10 +26,7 @@ use rkvm_core::{
             self,
             Cr4Context, //
         },
-        segment::{
-            self,
-            AccessRights, //
-        },
+        segment,
         Vmcs, //
     },
 };
@@ -317,10 +314,5 @@ impl Running<'_> {
     pub(crate) fn set_segment(&self, reg: SegReg, mut value: segment::Segment) {
         segment::fix_accessed(reg, &mut value);
         segment::write(self.hw, reg, &value);
-    }
-
-    /// The access rights of a segment register alone.
-    pub(crate) fn access_rights(&self, reg: SegReg) -> AccessRights {
-        segment::access_rights(self.hw, reg)
     }
 }

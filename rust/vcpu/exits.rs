@@ -22,10 +22,7 @@ use rkvm_core::{
     exception::Exception,
     vmx::{
         controls::Primary,
-        event::{
-            EventInfo,
-            EventType, //
-        },
+        event::EventInfo,
         exit::{
             entry_failure,
             BasicExitReason as Reason,
@@ -247,11 +244,6 @@ impl Running<'_> {
         let data = [reason.0.into(), cpu::current().into()];
         self.vcpu.run.set_internal_error(InternalError::UnexpectedExitReason, &data);
         Flow::ToUser
-    }
-
-    /// Whether the event that the exit interrupted was a software one, so that RIP stays at its instruction.
-    pub(crate) fn interrupted_event(&self) -> Option<EventType> {
-        self.arch.events.injected.map(|i| i.info.kind())
     }
 
     /// The event information of an exception exit.

@@ -35,9 +35,7 @@ const DETAIL: usize = 32;
 #[repr(u32)]
 #[allow(missing_docs)] // the names are the header's, without KVM_EXIT_
 pub(crate) enum UserExit {
-    Unknown = 0,
     Io = 2,
-    Hypercall = 3,
     Debug = 4,
     Hlt = 5,
     Mmio = 6,
@@ -47,7 +45,6 @@ pub(crate) enum UserExit {
     Intr = 10,
     SetTpr = 11,
     InternalError = 17,
-    SystemEvent = 24,
     IoapicEoi = 26,
     X86Rdmsr = 29,
     X86Wrmsr = 30,
@@ -129,12 +126,6 @@ impl RunPage {
         self.run.write::<u16, FLAGS>(s.flags);
         self.run.write::<u64, CR8>(s.cr8);
         self.run.write::<u64, APIC_BASE>(s.apic_base);
-    }
-
-    /// KVM_EXIT_UNKNOWN with the hardware's exit reason.
-    pub(crate) fn set_unknown(&self, hardware: u32) {
-        self.set_reason(UserExit::Unknown);
-        self.run.write::<u64, DETAIL>(u64::from(hardware));
     }
 
     /// KVM_EXIT_FAIL_ENTRY.

@@ -10,11 +10,11 @@ use crate::regs::rflags::{AF, CF, OF, PF, SF, ZF};
 use super::state::Width;
 
 /// The six flags that arithmetic changes.
-pub const STATUS: u64 = CF | PF | AF | ZF | SF | OF;
+pub(crate) const STATUS: u64 = CF | PF | AF | ZF | SF | OF;
 
 /// `flag` if `condition`.
 #[inline]
-pub const fn flag_if(condition: bool, flag: u64) -> u64 {
+pub(crate) const fn flag_if(condition: bool, flag: u64) -> u64 {
     if condition {
         flag
     } else {
@@ -24,7 +24,7 @@ pub const fn flag_if(condition: bool, flag: u64) -> u64 {
 
 /// SF, ZF and PF of a result.
 #[inline]
-pub const fn result_flags(result: u64, width: Width) -> u64 {
+pub(crate) const fn result_flags(result: u64, width: Width) -> u64 {
     let r = result & width.mask();
     let parity = flag_if((r as u8).count_ones() & 1 == 0, PF);
     flag_if(r == 0, ZF) | flag_if(r & width.sign() != 0, SF) | parity
@@ -32,7 +32,7 @@ pub const fn result_flags(result: u64, width: Width) -> u64 {
 
 /// `a + b + carry`; the sum and the status flags.
 #[inline]
-pub const fn add(a: u64, b: u64, carry: bool, width: Width) -> (u64, u64) {
+pub(crate) const fn add(a: u64, b: u64, carry: bool, width: Width) -> (u64, u64) {
     let r = a.wrapping_add(b).wrapping_add(carry as u64);
     let carries = (a & b) | ((a | b) & !r);
     let overflow = (a ^ r) & (b ^ r);
@@ -45,7 +45,7 @@ pub const fn add(a: u64, b: u64, carry: bool, width: Width) -> (u64, u64) {
 
 /// `a - b - borrow`; the difference and the status flags.
 #[inline]
-pub const fn sub(a: u64, b: u64, borrow: bool, width: Width) -> (u64, u64) {
+pub(crate) const fn sub(a: u64, b: u64, borrow: bool, width: Width) -> (u64, u64) {
     let r = a.wrapping_sub(b).wrapping_sub(borrow as u64);
     let borrows = (!a & b) | ((!a | b) & r);
     let overflow = (a ^ b) & (a ^ r);
@@ -58,14 +58,14 @@ pub const fn sub(a: u64, b: u64, borrow: bool, width: Width) -> (u64, u64) {
 
 /// Status flags of AND, OR, XOR and TEST: CF and OF are cleared, AF (undefined) too.
 #[inline]
-pub const fn logic(result: u64, width: Width) -> (u64, u64) {
+pub(crate) const fn logic(result: u64, width: Width) -> (u64, u64) {
     (result & width.mask(), result_flags(result, width))
 }
 
 /// What a shift or rotate does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // the names are the SDM's mnemonics
-pub enum Shift {
+pub(crate) enum Shift {
     Rol,
     Ror,
     Rcl,
@@ -79,7 +79,7 @@ pub enum Shift {
 ///
 /// With a masked count of 0 nothing changes. OF is defined for a count of 1 only; for others it follows the same
 /// formula.
-pub const fn shift(kind: Shift, a: u64, count: u8, width: Width, flags: u64) -> (u64, u64) {
+pub(crate) const fn shift(kind: Shift, a: u64, count: u8, width: Width, flags: u64) -> (u64, u64) {
     let bits = width.bits();
     let limit = if matches!(width, Width::B8) { 63 } else { 31 };
     let n = (count & limit) as u32;
@@ -179,7 +179,7 @@ const fn overflow_of_rotation(left: bool, r: u64, carry: bool, width: Width) -> 
 
 /// SHLD (`left`) or SHRD of `a` with bits from `b`; as [`shift()`]. A count above the width of 16-bit operands is
 /// undefined and gives what a shift of the doubled operands gives.
-pub const fn shift_double(
+pub(crate) const fn shift_double(
     left: bool,
     a: u64,
     b: u64,
@@ -222,7 +222,7 @@ pub const fn shift_double(
 
 /// Whether a condition code (low four bits of Jcc, SETcc, CMOVcc) holds.
 #[inline]
-pub const fn condition(code: u8, flags: u64) -> bool {
+pub(crate) const fn condition(code: u8, flags: u64) -> bool {
     let less = (flags & SF != 0) != (flags & OF != 0);
     let holds = match code >> 1 & 7 {
         0 => flags & OF != 0,

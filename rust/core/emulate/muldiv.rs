@@ -9,7 +9,7 @@ use super::state::Width;
 
 /// Unsigned `a * b`: low half, high half, status flags. CF and OF tell that the high half is not 0; the flags that
 /// the SDM leaves undefined follow the low half.
-pub const fn mul(a: u64, b: u64, width: Width) -> (u64, u64, u64) {
+pub(crate) const fn mul(a: u64, b: u64, width: Width) -> (u64, u64, u64) {
     let product = ((a & width.mask()) as u128).wrapping_mul((b & width.mask()) as u128);
     let low = product as u64 & width.mask();
     let high = product.wrapping_shr(width.bits()) as u64 & width.mask();
@@ -18,7 +18,7 @@ pub const fn mul(a: u64, b: u64, width: Width) -> (u64, u64, u64) {
 }
 
 /// Signed `a * b`: low half, high half, status flags. CF and OF tell that the low half does not hold the product.
-pub const fn imul(a: u64, b: u64, width: Width) -> (u64, u64, u64) {
+pub(crate) const fn imul(a: u64, b: u64, width: Width) -> (u64, u64, u64) {
     let x = width.sign_extend(a) as i64 as i128;
     let y = width.sign_extend(b) as i64 as i128;
     let product = x.wrapping_mul(y);
@@ -30,7 +30,7 @@ pub const fn imul(a: u64, b: u64, width: Width) -> (u64, u64, u64) {
 }
 
 /// Unsigned `high:low / divisor`: quotient and remainder, or `None` for #DE.
-pub const fn div(high: u64, low: u64, divisor: u64, width: Width) -> Option<(u64, u64)> {
+pub(crate) const fn div(high: u64, low: u64, divisor: u64, width: Width) -> Option<(u64, u64)> {
     let d = divisor & width.mask();
     let h = high & width.mask();
     let l = low & width.mask();
@@ -68,7 +68,7 @@ pub const fn div(high: u64, low: u64, divisor: u64, width: Width) -> Option<(u64
 }
 
 /// Signed `high:low / divisor`, truncated: quotient and remainder, or `None` for #DE.
-pub const fn idiv(high: u64, low: u64, divisor: u64, width: Width) -> Option<(u64, u64)> {
+pub(crate) const fn idiv(high: u64, low: u64, divisor: u64, width: Width) -> Option<(u64, u64)> {
     let mask = width.mask();
     let negative = high & width.sign() != 0;
     let (h, l) = if negative {

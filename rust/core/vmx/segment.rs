@@ -161,13 +161,6 @@ macro_rules! segments {
                 $(SegReg::$reg => vmcs.read($base),)*
             }
         }
-
-        /// Reads only the access rights.
-        pub fn access_rights<V: Vmcs>(vmcs: &V, reg: SegReg) -> AccessRights {
-            match reg {
-                $(SegReg::$reg => AccessRights(vmcs.read($ar)),)*
-            }
-        }
     };
 }
 

@@ -95,7 +95,9 @@ impl VmcsContext {
     /// A clear VMCS. `revision` is bits 30:0 of IA32_VMX_BASIC.
     pub(crate) fn new(_hw: &HwEnabled, revision: u32) -> Result<Self> {
         let region = TablePage::new()?;
-        region.write_u32(0, revision);
+        if !region.write_u32(0, revision) {
+            return Err(EINVAL);
+        }
         let vmcs = region.hpa();
         let inner = KBox::pin_init(
             init!(Pinned {
@@ -455,13 +457,7 @@ impl Loaded<'_> {
         }
     }
 
-    /// An MSR that is switched on the way to user space.
-    pub(crate) fn user_return_msr(&self, which: UserReturnMsr) -> u64 {
-        // SAFETY: Loaded by this thread.
-        unsafe { (*self.inner).user_return[which as usize] }
-    }
-
-    /// Sets such an MSR. The value is one that the register takes.
+    /// Sets an MSR that is switched on the way to user space. The value is one that the register takes.
     pub(crate) fn set_user_return_msr(&self, which: UserReturnMsr, value: u64) {
         // SAFETY: As above, paired.
         unsafe {

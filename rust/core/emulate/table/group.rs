@@ -10,7 +10,7 @@ use super::*;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 #[allow(missing_docs)] // the SDM's group numbers with the operands where there are several
-pub enum Group {
+pub(crate) enum Group {
     G1Eb,
     G1EvIz,
     G1EvIb,
@@ -43,7 +43,7 @@ pub enum Group {
 /// Groups chosen by ModRM.rm: the register forms of 0F 01.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum RmGroup {
+pub(crate) enum RmGroup {
     /// 0F 01 C0 to C7.
     R0,
     /// 0F 01 C8 to CF.

@@ -9,7 +9,7 @@ use super::*;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 #[allow(missing_docs)] // the names are opcodes (V: vector moves of the 0F map) or mnemonics
-pub enum Prefixed {
+pub(crate) enum Prefixed {
     Rdpid,
     Clwb,
     Clflush,

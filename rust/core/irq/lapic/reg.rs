@@ -167,7 +167,7 @@ pub mod esr {
 }
 
 /// Version register: support of EOI-broadcast suppression.
-pub const VERSION_SUPPRESS_EOI: u32 = 1 << 24;
+pub(super) const VERSION_SUPPRESS_EOI: u32 = 1 << 24;
 /// Destination format register: flat model.
 pub const DFR_FLAT: u32 = 0xffff_ffff;
 /// Destination format register: cluster model.
