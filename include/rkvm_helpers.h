@@ -28,6 +28,13 @@ u32 rkvm_online_cpus(void);
 u32 rkvm_smp_processor_id(void);
 bool rkvm_need_fpu_load(void);
 
+/* A mutex whose waiters can be killed. */
+struct mutex;
+struct lock_class_key;
+void rkvm_mutex_init(struct mutex *lock, const char *name, struct lock_class_key *key);
+int rkvm_mutex_lock_killable(struct mutex *lock);
+void rkvm_mutex_unlock(struct mutex *lock);
+
 /* Facts about the CPU. */
 bool rkvm_boot_cpu_has(u32 feature);
 bool rkvm_needs_l1d_flush(void);

@@ -12,6 +12,7 @@ pub(crate) mod fops;
 pub(crate) mod fpu;
 pub(crate) mod gup;
 pub(crate) mod hrtimer;
+pub(crate) mod killable_mutex;
 pub(crate) mod mmu_notifier;
 pub(crate) mod module_static;
 pub(crate) mod msr;

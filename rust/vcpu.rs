@@ -24,12 +24,10 @@ pub(crate) mod tsc;
 pub(crate) mod vpid;
 
 use kernel::{
-    new_mutex,
+    c_str,
     prelude::*,
-    sync::{
-        Arc,
-        Mutex, //
-    },
+    static_lock_class,
+    sync::Arc, //
 };
 use rkvm_core::{
     cpuid::guest::GuestCaps,
@@ -56,6 +54,7 @@ use crate::{
             GuestFpu,
             GuestXState, //
         },
+        killable_mutex::KillableMutex,
         page::TablePage,
         vmx::{
             Loaded,
@@ -110,7 +109,7 @@ pub(crate) struct Vcpu {
     pub(crate) stats: VcpuStats,
     /// Taken by every ioctl for as long as it lasts. May be held while sleeping; inside the VM's set-up lock.
     #[pin]
-    state: Mutex<State>,
+    state: KillableMutex<State>,
 }
 
 /// What belongs to the thread that has the vCPU's mutex.
@@ -271,20 +270,23 @@ impl Vcpu {
                 requests,
                 apic: pages,
                 stats: VcpuStats::default(),
-                state <- new_mutex!(state),
+                state <- KillableMutex::new(state, c_str!("vcpu_mutex"), static_lock_class!()),
             }),
             GFP_KERNEL_ACCOUNT,
         )?;
         vcpu.with(vm, |mut r| {
             r.set_up();
             r.set_up_timer();
-        });
+            Ok(())
+        })?;
         Ok(vcpu)
     }
 
     /// Runs `f` with the vCPU locked and loaded on this thread.
-    pub(crate) fn with<R>(&self, vm: &Vm, f: impl FnOnce(Running<'_>) -> R) -> R {
-        let mut guard = self.state.lock();
+    ///
+    /// EINTR if the thread is killed while another one has the vCPU.
+    pub(crate) fn with<R>(&self, vm: &Vm, f: impl FnOnce(Running<'_>) -> Result<R>) -> Result<R> {
+        let mut guard = self.state.lock()?;
         let State { vmcs, fpu, arch } = &mut *guard;
         let hw = &vmcs.load();
         f(Running {

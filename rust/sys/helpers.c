@@ -4,6 +4,7 @@
 #include <linux/hw_breakpoint.h>
 #include <linux/kvm_types.h>
 #include <linux/kvm_host.h>
+#include <linux/mutex.h>
 #include <linux/preempt.h>
 #include <linux/sched/signal.h>
 #include <linux/smp.h>
@@ -103,6 +104,21 @@ u32 rkvm_smp_processor_id(void)
 bool rkvm_need_fpu_load(void)
 {
 	return test_thread_flag(TIF_NEED_FPU_LOAD);
+}
+
+void rkvm_mutex_init(struct mutex *lock, const char *name, struct lock_class_key *key)
+{
+	__mutex_init(lock, name, key);
+}
+
+int rkvm_mutex_lock_killable(struct mutex *lock)
+{
+	return mutex_lock_killable(lock);
+}
+
+void rkvm_mutex_unlock(struct mutex *lock)
+{
+	mutex_unlock(lock);
 }
 
 bool rkvm_boot_cpu_has(u32 feature)
