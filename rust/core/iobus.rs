@@ -12,22 +12,3 @@ pub mod zones;
 
 /// Devices of one bus that are no ioeventfds (KVM's NR_IOBUS_DEVS): one more is ENOSPC.
 pub const MAX_DEVICES: usize = 1000;
-
-/// Index of the first element that is not `below`; those that are come first. As the slice method, whose additions the
-/// kernel's build would check for overflow.
-#[inline]
-fn partition_point<T>(table: &[T], below: impl Fn(&T) -> bool) -> usize {
-    let mut low = 0usize;
-    let mut size = table.len();
-    while size > 0 {
-        let half = size / 2;
-        let middle = low.wrapping_add(half);
-        if table.get(middle).is_some_and(&below) {
-            low = middle.wrapping_add(1);
-            size = size.wrapping_sub(half).wrapping_sub(1);
-        } else {
-            size = half;
-        }
-    }
-    low
-}

@@ -9,11 +9,14 @@
 //! A [`SlotTable`] is a view of a published, immutable set (readers hold SRCU); a [`SlotTableMut`] edits one that
 //! nobody reads yet. Lookups are binary searches, so 32,764 slots cost 15 steps, or none with a hint.
 
-use crate::addr::{
-    Gfn,
-    Gpa,
-    Hva,
-    PAGE_SHIFT, //
+use crate::{
+    addr::{
+        Gfn,
+        Gpa,
+        Hva,
+        PAGE_SHIFT, //
+    },
+    search::partition_point, //
 };
 
 mod generation;
@@ -254,7 +257,7 @@ impl<'a, A> SlotTable<'a, A> {
     /// The slot that holds `gfn`.
     #[inline]
     pub fn find(self, gfn: Gfn) -> Option<&'a Slot<A>> {
-        let after = self.by_gfn.partition_point(|s| s.region.base_gfn <= gfn);
+        let after = partition_point(self.by_gfn, |s| s.region.base_gfn <= gfn);
         let slot = self.by_gfn.get(after.checked_sub(1)?)?;
         slot.region.contains(gfn).then_some(slot)
     }
@@ -269,7 +272,7 @@ impl<'a, A> SlotTable<'a, A> {
                 return Some(slot);
             }
         }
-        let after = self.by_gfn.partition_point(|s| s.region.base_gfn <= gfn);
+        let after = partition_point(self.by_gfn, |s| s.region.base_gfn <= gfn);
         let index = after.checked_sub(1)?;
         let slot = self.by_gfn.get(index)?;
         if !slot.region.contains(gfn) {
@@ -281,14 +284,14 @@ impl<'a, A> SlotTable<'a, A> {
 
     /// The slot with this id.
     pub fn find_id(self, id: u16) -> Option<&'a Slot<A>> {
-        let at = self.by_id.partition_point(|k| k.id() < id);
+        let at = partition_point(self.by_id, |k| k.id() < id);
         let slot = self.find(self.by_id.get(at)?.base_gfn())?;
         (slot.region.id == id).then_some(slot)
     }
 
     /// The slots that meet the half-open range of frames, in order.
     pub fn in_gfn_range(self, start: Gfn, end: Gfn) -> impl Iterator<Item = &'a Slot<A>> {
-        let from = self.by_gfn.partition_point(|s| s.region.end_gfn() <= start);
+        let from = partition_point(self.by_gfn, |s| s.region.end_gfn() <= start);
         self.by_gfn
             .get(from..)
             .unwrap_or(&[])
@@ -304,7 +307,7 @@ impl<'a, A> SlotTable<'a, A> {
         end: Hva,
     ) -> impl Iterator<Item = (&'a Slot<A>, Gfn, Gfn)> {
         let table = self;
-        let from = self.by_hva.partition_point(|k| k.reach() <= start);
+        let from = partition_point(self.by_hva, |k| k.reach() <= start);
         self.by_hva
             .get(from..)
             .unwrap_or(&[])

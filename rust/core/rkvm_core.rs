@@ -25,8 +25,8 @@ extern crate std;
 
 pub mod abi;
 pub mod addr;
-pub mod emulate;
 pub mod cpuid;
+pub mod emulate;
 pub mod exception;
 pub mod invalidate;
 pub mod iobus;
@@ -36,6 +36,7 @@ pub mod mmu;
 pub mod msr;
 pub mod pvclock;
 pub mod regs;
+mod search;
 pub mod stats;
 pub mod tsc;
 pub mod vmx;

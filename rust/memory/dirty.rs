@@ -41,7 +41,7 @@ pub(crate) struct DirtyLog {
 impl DirtyLog {
     /// All pages clean. ENOMEM.
     pub(super) fn new(pages: u64) -> Result<Self> {
-        let n = pages.div_ceil(WORD_BITS) as usize;
+        let n = (pages.saturating_add(WORD_BITS - 1) / WORD_BITS) as usize;
         let mut words = KVVec::with_capacity(n, GFP_KERNEL_ACCOUNT)?;
         for _ in 0..n {
             words.push(AtomicU64::new(0), GFP_KERNEL_ACCOUNT)?;

@@ -94,7 +94,7 @@ impl TablePage {
     /// Bytes.
     #[inline]
     pub(crate) fn len(&self) -> usize {
-        (PAGE_SIZE as usize) << self.order
+        (PAGE_SIZE as usize).wrapping_shl(self.order)
     }
 
     /// The 64-bit word with this index, shared with whoever else uses the page; `None` past its end.

@@ -49,7 +49,7 @@ impl Range {
         if count == 0 {
             return Ok(None);
         }
-        let words = (count as usize).div_ceil(64);
+        let words = (count as usize).wrapping_add(63) / 64;
         if flags == 0 || flags & !(READ | WRITE) != 0 || words > MAX_BITMAP / 8 {
             return Err(EINVAL);
         }

@@ -2,7 +2,7 @@
 
 //! ioeventfds: exact addresses, with a length and a value that may matter (api.rst, KVM_IOEVENTFD).
 
-use super::partition_point;
+use crate::search::partition_point;
 
 /// Which writes ring.
 ///

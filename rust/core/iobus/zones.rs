@@ -3,7 +3,7 @@
 //! Zones of coalesced MMIO and PIO: ranges, writes inside which wait in the ring (api.rst,
 //! KVM_(UN)REGISTER_COALESCED_MMIO).
 
-use super::partition_point;
+use crate::search::partition_point;
 
 /// A range of addresses. Zones may overlap, and the same may be there twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,9 +8,12 @@ use super::{
     Slot,
     SlotTable, //
 };
-use crate::addr::{
-    Gfn,
-    Hva, //
+use crate::{
+    addr::{
+        Gfn,
+        Hva, //
+    },
+    search::partition_point, //
 };
 
 /// An element of the index by host address.
@@ -167,10 +170,7 @@ impl<'a, A: Copy> SlotTableMut<'a, A> {
     fn insert(&mut self, region: Region, arch: A) -> Result<(), TableFull> {
         let end = self.len.wrapping_add(1);
         let key = HvaKey::of(&region);
-        let gfn_at = self
-            .view()
-            .slots()
-            .partition_point(|s| s.region.base_gfn < region.base_gfn);
+        let gfn_at = partition_point(self.view().slots(), |s| s.region.base_gfn < region.base_gfn);
         let hva_at = self.hva_position(&key);
         let id_at = self.id_position(region.id);
         let id_key = IdKey {
@@ -194,7 +194,7 @@ impl<'a, A: Copy> SlotTableMut<'a, A> {
 
     fn remove(&mut self, region: &Region) {
         let slots = self.view().slots();
-        let gfn_at = slots.partition_point(|s| s.region.base_gfn < region.base_gfn);
+        let gfn_at = partition_point(slots, |s| s.region.base_gfn < region.base_gfn);
         if slots.get(gfn_at).map(|s| s.region.id) != Some(region.id) {
             return;
         }
@@ -214,10 +214,7 @@ impl<'a, A: Copy> SlotTableMut<'a, A> {
     }
 
     fn replace(&mut self, region: Region, arch: A) {
-        let at = self
-            .view()
-            .slots()
-            .partition_point(|s| s.region.base_gfn < region.base_gfn);
+        let at = partition_point(self.view().slots(), |s| s.region.base_gfn < region.base_gfn);
         if let Some(slot) = self.by_gfn.get_mut(at) {
             if slot.region.id == region.id {
                 *slot = Slot { region, arch };
@@ -227,12 +224,12 @@ impl<'a, A: Copy> SlotTableMut<'a, A> {
 
     fn hva_position(&self, key: &HvaKey) -> usize {
         let keys = self.by_hva.get(..self.len).unwrap_or(&[]);
-        keys.partition_point(|k| k.sorts_before(key))
+        partition_point(keys, |k| k.sorts_before(key))
     }
 
     fn id_position(&self, id: u16) -> usize {
         let ids = self.by_id.get(..self.len).unwrap_or(&[]);
-        ids.partition_point(|k| k.id < id)
+        partition_point(ids, |k| k.id < id)
     }
 
     /// Brings `reach` up to date from position `from` on.

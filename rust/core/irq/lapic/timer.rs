@@ -191,7 +191,9 @@ impl<S: Deref<Target = Shared>> Lapic<S> {
             TimerMode::Periodic => target.wrapping_sub(now),
             TimerMode::TscDeadline | TimerMode::Reserved => return 0,
         };
-        let count = remaining.div_ceil(self.cycle_ns().max(1));
+        // Rounded up: the count is zero when the time has come, not before.
+        let cycle = self.cycle_ns().max(1);
+        let count = remaining.saturating_add(cycle.wrapping_sub(1)).checked_div(cycle).unwrap_or(0);
         count.min(u64::from(initial)) as u32
     }
 
