@@ -296,7 +296,7 @@ impl Running<'_> {
     /// The `request_interrupt_window` of user space, where it counts.
     #[inline]
     pub(crate) fn user_wants_window(&self) -> bool {
-        !self.has_kernel_pic() && self.vcpu.run.wants_interrupt_window()
+        !self.has_kernel_pic() && self.vcpu.run.wants_interrupt_window() && self.accepts_user_interrupt()
     }
 
     /// Whether KVM_INTERRUPT would reach the guest at once.

@@ -21,8 +21,18 @@ const INTERRUPT_FLAG: u64 = 1 << 9;
 
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     let vm = Vm::new(dev)?;
+    let (ram, mut vcpu) = machine(&vm)?;
+    exceptions(t, &mut vcpu, &ram)?;
+    nmi(t, &mut vcpu)?;
+    interrupt(t, &mut vcpu)?;
+    refused(t, &vcpu)?;
+    split(t, dev)
+}
+
+/// A vCPU with a program that tells of itself twice with IF clear, once with IF set, and halts; and handlers that tell of themselves.
+fn machine(vm: &Vm) -> Outcome<(Ram, Vcpu)> {
     let ram = vm.add_ram(0, 0, MIB)?;
-    let mut vcpu = vm.vcpu(0)?;
+    let vcpu = vm.vcpu(0)?;
     let code = asm64(|a| {
         a.out(i32::from(MAIN_PORT), al)?;
         a.out(i32::from(MAIN_PORT), al)?;
@@ -47,10 +57,64 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         ram.write(at, &handler);
         setup::gate(&ram, Mode::Long, vector, at);
     }
-    exceptions(t, &mut vcpu, &ram)?;
-    nmi(t, &mut vcpu)?;
-    interrupt(t, &mut vcpu)?;
-    refused(t, &vcpu)
+    Ok((ram, vcpu))
+}
+
+/// With only the APIC in the kernel, LINT0 decides whether the PIC in user space is heard.
+fn split(t: &mut Tap, dev: &Device) -> Outcome {
+    const LVT_LINT0: usize = 0x350;
+    const MASKED: u8 = 1;
+    const EXT_INT: u8 = 7;
+    let vm = Vm::new(dev)?;
+    vm.fd.enable_cap(&kvm_enable_cap {
+        cap: KVM_CAP_SPLIT_IRQCHIP,
+        args: [24, 0, 0, 0],
+        ..Default::default()
+    })?;
+    let (_ram, mut vcpu) = machine(&vm)?;
+    let lint0 = |vcpu: &Vcpu, mask: u8| -> Outcome {
+        let mut lapic = vcpu.fd.get_lapic()?;
+        lapic.regs[LVT_LINT0 + 1] = EXT_INT as _;
+        lapic.regs[LVT_LINT0 + 2] = mask as _;
+        vcpu.fd.set_lapic(&lapic)?;
+        Ok(())
+    };
+
+    lint0(&vcpu, 0)?;
+    vcpu.shared().request_interrupt_window = 1;
+    for _ in 0..2 {
+        t.eq("split: IF is clear", vcpu.run()?, Exit::out8(MAIN_PORT, 0));
+    }
+    t.eq("split: the window opens", vcpu.run()?, Exit::IrqWindow);
+    vcpu.shared().request_interrupt_window = 0;
+    vcpu.interrupt(u32::from(VECTOR))?;
+    t.errno(
+        "split: only one interrupt can wait",
+        vcpu.interrupt(u32::from(VECTOR)),
+        libc::EEXIST,
+    );
+    t.eq(
+        "split: the interrupt is taken",
+        vcpu.run()?,
+        Exit::out8(VECTOR_PORT, VECTOR),
+    );
+
+    restart(&vcpu)?;
+    lint0(&vcpu, MASKED)?;
+    vcpu.shared().request_interrupt_window = 1;
+    for _ in 0..3 {
+        t.eq(
+            "split: no window while LINT0 is masked",
+            vcpu.run()?,
+            Exit::out8(MAIN_PORT, 0),
+        );
+    }
+    t.eq(
+        "split: and no interrupt can be injected",
+        vcpu.shared().ready_for_interrupt_injection,
+        0,
+    );
+    Ok(())
 }
 
 fn restart(vcpu: &Vcpu) -> Outcome {
