@@ -10,6 +10,7 @@
 #[allow(unsafe_code)]
 mod sys;
 
+mod debugfs;
 mod host;
 mod io;
 mod irq;
@@ -37,6 +38,7 @@ module! {
 /// What load made; unload drops it in this order.
 struct RkvmModule {
     _device: Device,
+    _debugfs: debugfs::Registration,
     _irqfds: io::irqfd::Registration,
     _host: host::Registration,
     _resolved: Resolved,
@@ -54,9 +56,11 @@ impl kernel::Module for RkvmModule {
         let resolved = Resolved::new()?;
         let host = host::Registration::new()?;
         let irqfds = io::irqfd::Registration::new()?;
+        let debugfs = debugfs::Registration::new();
         device.serve();
         Ok(RkvmModule {
             _device: device,
+            _debugfs: debugfs,
             _irqfds: irqfds,
             _host: host,
             _resolved: resolved,

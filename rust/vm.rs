@@ -25,6 +25,7 @@ use kernel::{
 };
 
 use crate::{
+    debugfs::VmFiles,
     io::Io,
     irq::{
         chips::{
@@ -49,6 +50,9 @@ use vcpus::Vcpus;
 /// A virtual machine.
 #[pin_data]
 pub(crate) struct Vm {
+    /// Its counters in debugfs.
+    #[pin]
+    pub(crate) debug: VmFiles,
     /// The vCPUs, in order of creation. Grows only.
     pub(crate) vcpus: Arc<Vcpus>,
     /// Guest memory.
@@ -92,8 +96,9 @@ impl Vm {
         let irq = Irq::new(vcpus.clone())?;
         Arc::pin_init(
             try_pin_init!(Self {
+                debug <- VmFiles::new(kernel::current!().pid(), &mmu),
                 vcpus,
-                memory <- Memory::new(mmu),
+                memory <- Memory::new(mmu.clone()),
                 caps: Caps::new(),
                 msr_filter <- new_mutex!(None),
                 tsc <- new_mutex!(tsc::Sync::NEW),

@@ -86,6 +86,7 @@ fn create_vcpu(vm: &Arc<Vm>, id: u64) -> Result<usize> {
     let vcpu = Vcpu::new(vm, id, vm.vcpus.len())?;
     let file = VcpuFile::new(vm.clone(), vcpu.clone())?;
     let fd = anon_fd(file)?;
+    vm.debug.show_vcpu(&vcpu)?;
     vm.vcpus.push(vcpu)?;
     if vm.has_irqchip() {
         vm.irq.rebuild_destinations()?;
