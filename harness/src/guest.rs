@@ -86,12 +86,12 @@ pub fn initrd() -> Result<Vec<u8>> {
     set.archive()
 }
 
-/// Adds what every test wants: the programs, C KVM, the scripts.
+/// Adds what every test wants: the programs, C KVM and a device to swap to, the scripts.
 pub fn add_tests(set: &mut FileSet, paths: &Paths, checkout: &Path) -> Result<()> {
     for program in ["rkvm-selftest", "rkvm-bench", "rkvm-vmm"] {
         set.file(&paths.bin.join(program), &format!("/usr/bin/{program}"))?;
     }
-    set.modules(paths, &["kvm_intel".into()])?;
+    set.modules(paths, &["kvm_intel".into(), "zram".into()])?;
     set.tree(&checkout.join("selftests/machine"), "/tests")
 }
 
