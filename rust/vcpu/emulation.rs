@@ -193,10 +193,10 @@ impl Running<'_> {
 
     /// Takes the registers over, and what else an instruction leaves behind.
     fn commit(&mut self, regs: &Regs, c: &Completed) {
-        for n in 0..16u8 {
-            if c.gprs & (1 << n) == 0 {
-                continue;
-            }
+        let mut changed = c.gprs;
+        while changed != 0 {
+            let n = changed.trailing_zeros() as u8;
+            changed &= changed.wrapping_sub(1);
             match n {
                 4 => self.hw.write(GUEST_RSP, regs.read(4)),
                 n => self.hw.set_gpr(usize::from(n), regs.read(n)),

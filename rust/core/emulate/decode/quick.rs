@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The fast path of decode: MOV between a register or immediate and memory in 64-bit mode, with at most 66 and REX
-//! before it. That is nearly all MMIO of 64-bit guests. The result is what the general path gives; a test compares.
+//! The fast path of decode: MOV between a register or immediate and memory in 64-bit mode, with at most one of
+//! 66, FS and GS, and REX before it. That is nearly all MMIO of 64-bit guests. The result is what the general path gives; a test compares.
 
 use super::super::insn::{Base, Insn, Rm};
 use super::super::ops::Reply;
@@ -20,7 +20,13 @@ impl Cursor<'_> {
         let mut modrm = b1;
         let mut used = 2;
         let narrow = b0 == 0x66;
-        if narrow {
+        let thread = match b0 {
+            0x64 => Some(SegReg::Fs),
+            0x65 => Some(SegReg::Gs),
+            _ => None,
+        };
+        let prefixed = narrow || thread.is_some();
+        if prefixed {
             self.ensure(3)?;
             opcode = b1;
             modrm = b2;
@@ -30,9 +36,9 @@ impl Cursor<'_> {
         if opcode & 0xf0 == 0x40 {
             rex = opcode;
             opcode = modrm;
-            used = if narrow { 4 } else { 3 };
+            used = if prefixed { 4 } else { 3 };
             self.ensure(used)?;
-            modrm = if narrow { b3 } else { b2 };
+            modrm = if prefixed { b3 } else { b2 };
         }
         let entry = match opcode {
             0x88..=0x8b => one_byte(opcode),
@@ -75,6 +81,9 @@ impl Cursor<'_> {
             }
         } else {
             self.plain_base()?;
+        }
+        if let Some(segment) = thread {
+            self.insn.segment = segment;
         }
         if entry.imm == Imm::Z {
             let width = self.insn.width.min(Width::B4);
