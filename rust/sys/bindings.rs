@@ -12,7 +12,14 @@
     unsafe_op_in_unsafe_fn,
     improper_ctypes,
     unused_imports,
-    clippy::all
+    clippy::all,
+    clippy::as_ptr_cast_mut,
+    clippy::as_underscore,
+    clippy::cast_lossless,
+    clippy::ptr_as_ptr,
+    clippy::ptr_cast_constness,
+    clippy::ref_as_ptr,
+    clippy::undocumented_unsafe_blocks
 )]
 
 include!(concat!(env!("RKVM_OBJ"), "/rust/sys/bindings_generated.rs"));

@@ -29,6 +29,11 @@ pub(crate) fn send_reschedule(cpu: u32) {
     unsafe { bindings::rkvm_send_reschedule(cpu) };
 }
 
+/// What [`interrupt_and_wait`] runs.
+///
+/// # Safety
+///
+/// None: it does nothing.
 unsafe extern "C" fn nothing(_arg: *mut core::ffi::c_void) {}
 
 /// Interrupts CPU `cpu` and waits until it has taken the interrupt. Interrupts are on.

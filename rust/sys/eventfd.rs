@@ -194,6 +194,10 @@ impl<H: EventFdHandler> EventFdWait<H> {
     }
 
     /// The kernel's wake function: under the lock of the wait queue, with interrupts off.
+    ///
+    /// # Safety
+    ///
+    /// `entry` is the field of a registered `Self`.
     unsafe extern "C" fn wake(
         entry: *mut kb::wait_queue_entry,
         _mode: ffi::c_uint,

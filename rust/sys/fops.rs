@@ -104,6 +104,11 @@ impl<T: FileOps> Table<T> {
         unsafe { Arc::<T>::borrow((*file).private_data.cast()) }
     }
 
+    /// `unlocked_ioctl` of the file.
+    ///
+    /// # Safety
+    ///
+    /// Called by the kernel for a file that `anon_fd` made.
     unsafe extern "C" fn ioctl(file: *mut bindings::file, cmd: u32, arg: usize) -> isize {
         // SAFETY: This table is only installed on files made by `anon_fd`.
         let this = unsafe { Self::object(file) };
@@ -112,6 +117,11 @@ impl<T: FileOps> Table<T> {
         result(T::ioctl(this, file, cmd, UserArg::new(arg)))
     }
 
+    /// `read` of the file.
+    ///
+    /// # Safety
+    ///
+    /// As for `ioctl`; `buf` and `offset` are those of the system call.
     unsafe extern "C" fn read(
         file: *mut bindings::file,
         to: *mut u8,
@@ -133,6 +143,11 @@ impl<T: FileOps> Table<T> {
         result(done)
     }
 
+    /// `mmap` of the file.
+    ///
+    /// # Safety
+    ///
+    /// As for `ioctl`; `vma` is the mapping that is being made.
     unsafe extern "C" fn mmap(file: *mut bindings::file, vma: *mut bindings::vm_area_struct) -> i32 {
         // SAFETY: As for `ioctl`.
         let this = unsafe { Self::object(file) };
@@ -144,6 +159,11 @@ impl<T: FileOps> Table<T> {
         }
     }
 
+    /// The last use of the file.
+    ///
+    /// # Safety
+    ///
+    /// As for `ioctl`, once for each file.
     unsafe extern "C" fn release(_inode: *mut bindings::inode, file: *mut bindings::file) -> i32 {
         // SAFETY: The last use of the file: its reference comes back to us.
         let this = unsafe { Arc::<T>::from_foreign((*file).private_data.cast()) };
@@ -229,6 +249,11 @@ pub(crate) trait DeviceOps: 'static {
     fn ioctl(cmd: u32, arg: UserArg) -> Result<usize>;
 }
 
+/// `unlocked_ioctl` of the device.
+///
+/// # Safety
+///
+/// None: only numbers are used.
 unsafe extern "C" fn device_ioctl<D: DeviceOps>(
     _file: *mut bindings::file,
     cmd: u32,
@@ -240,6 +265,11 @@ unsafe extern "C" fn device_ioctl<D: DeviceOps>(
 /// Whether load is done, so that the device may be opened.
 static SERVING: AtomicBool = AtomicBool::new(false);
 
+/// `open` of the device: not before load is done.
+///
+/// # Safety
+///
+/// None: the arguments are not used.
 unsafe extern "C" fn device_open(_inode: *mut bindings::inode, _file: *mut bindings::file) -> i32 {
     if SERVING.load(Ordering::Acquire) {
         0

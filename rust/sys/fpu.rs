@@ -35,9 +35,8 @@ pub(crate) struct GuestXState {
 impl GuestXState {
     /// The host's own values, read once at load.
     pub(crate) fn of_host() -> Self {
-        // SAFETY: XGETBV with index 0 exists where CR4.OSXSAVE is set, which the kernel reports as this feature.
         let xcr0 = if msr::boot_cpu_has(bindings::X86_FEATURE_OSXSAVE) {
-            // SAFETY: As above.
+            // SAFETY: XGETBV with index 0 exists where CR4.OSXSAVE is set, which the kernel reports as this feature.
             unsafe { bindings::rkvm_xgetbv() }
         } else {
             0

@@ -41,8 +41,8 @@ static bool usable(u32 number, u32 size)
 	}
 }
 
-#define READ(n, insn, reg) case n: asm volatile(insn " %%" reg #n ", %0" : "=m" (*data)); break;
-#define WRITE(n, insn, reg) case n: asm volatile(insn " %0, %%" reg #n : : "m" (*data)); break;
+#define RKVM_READ(n, insn, reg) case n: asm volatile(insn " %%" reg #n ", %0" : "=m" (*data)); break;
+#define RKVM_WRITE(n, insn, reg) case n: asm volatile(insn " %0, %%" reg #n : : "m" (*data)); break;
 #define EACH_8(what, insn, reg) \
 	what(0, insn, reg) what(1, insn, reg) what(2, insn, reg) what(3, insn, reg) \
 	what(4, insn, reg) what(5, insn, reg) what(6, insn, reg) what(7, insn, reg)
@@ -61,47 +61,47 @@ struct bytes64 { u8 b[64]; };
 
 static void read16(u32 n, struct bytes16 *data)
 {
-	switch (n) { EACH_16(READ, "movdqu", "xmm") }
+	switch (n) { EACH_16(RKVM_READ, "movdqu", "xmm") }
 }
 
 static void read32(u32 n, struct bytes32 *data)
 {
-	switch (n) { EACH_16(READ, "vmovdqu", "ymm") }
+	switch (n) { EACH_16(RKVM_READ, "vmovdqu", "ymm") }
 }
 
 static void read64(u32 n, struct bytes64 *data)
 {
-	switch (n) { EACH_32(READ, "vmovdqu64", "zmm") }
+	switch (n) { EACH_32(RKVM_READ, "vmovdqu64", "zmm") }
 }
 
 /* The legacy form keeps the upper part of the register, the VEX form clears it. */
 static void write16(u32 n, const struct bytes16 *data, bool clear_rest)
 {
 	if (clear_rest) {
-		switch (n) { EACH_16(WRITE, "vmovdqu", "xmm") }
+		switch (n) { EACH_16(RKVM_WRITE, "vmovdqu", "xmm") }
 	} else {
-		switch (n) { EACH_16(WRITE, "movdqu", "xmm") }
+		switch (n) { EACH_16(RKVM_WRITE, "movdqu", "xmm") }
 	}
 }
 
 static void write32(u32 n, const struct bytes32 *data)
 {
-	switch (n) { EACH_16(WRITE, "vmovdqu", "ymm") }
+	switch (n) { EACH_16(RKVM_WRITE, "vmovdqu", "ymm") }
 }
 
 static void write64(u32 n, const struct bytes64 *data)
 {
-	switch (n) { EACH_32(WRITE, "vmovdqu64", "zmm") }
+	switch (n) { EACH_32(RKVM_WRITE, "vmovdqu64", "zmm") }
 }
 
 static void read_mmx(u32 n, u64 *data)
 {
-	switch (n) { EACH_8(READ, "movq", "mm") }
+	switch (n) { EACH_8(RKVM_READ, "movq", "mm") }
 }
 
 static void write_mmx(u32 n, const u64 *data)
 {
-	switch (n) { EACH_8(WRITE, "movq", "mm") }
+	switch (n) { EACH_8(RKVM_WRITE, "movq", "mm") }
 }
 
 bool rkvm_read_vector(u32 number, u32 size, u8 *data)

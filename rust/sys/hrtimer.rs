@@ -104,6 +104,10 @@ impl<C: TimerCallback> Timer<C> {
     }
 
     /// The kernel's callback.
+    ///
+    /// # Safety
+    ///
+    /// `timer` is the field of a live `Self`.
     unsafe extern "C" fn expired(timer: *mut kb::hrtimer) -> kb::hrtimer_restart {
         let this = timer
             .cast::<u8>()

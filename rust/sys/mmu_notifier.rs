@@ -208,11 +208,21 @@ impl<T: NotifierOps> MmuNotifier<T> {
         unsafe { &*ops }
     }
 
+    /// The address space ends.
+    ///
+    /// # Safety
+    ///
+    /// `subscription` is the field of a `Self` whose registration has not ended.
     unsafe extern "C" fn release(subscription: *mut kb::mmu_notifier, _mm: *mut kb::mm_struct) {
         // SAFETY: The kernel passes what was registered.
         unsafe { Self::ops_of(subscription) }.release();
     }
 
+    /// Have pages been used? Marks them old and flushes.
+    ///
+    /// # Safety
+    ///
+    /// `subscription` is the field of a `Self` whose registration has not ended.
     unsafe extern "C" fn clear_flush_young(
         subscription: *mut kb::mmu_notifier,
         _mm: *mut kb::mm_struct,
@@ -223,6 +233,11 @@ impl<T: NotifierOps> MmuNotifier<T> {
         unsafe { Self::ops_of(subscription) }.clear_flush_young(hva_range(start, end))
     }
 
+    /// Have pages been used? Marks them old.
+    ///
+    /// # Safety
+    ///
+    /// `subscription` is the field of a `Self` whose registration has not ended.
     unsafe extern "C" fn clear_young(
         subscription: *mut kb::mmu_notifier,
         _mm: *mut kb::mm_struct,
@@ -233,6 +248,11 @@ impl<T: NotifierOps> MmuNotifier<T> {
         unsafe { Self::ops_of(subscription) }.clear_young(hva_range(start, end))
     }
 
+    /// Has a page been used?
+    ///
+    /// # Safety
+    ///
+    /// `subscription` is the field of a `Self` whose registration has not ended.
     unsafe extern "C" fn test_young(
         subscription: *mut kb::mmu_notifier,
         _mm: *mut kb::mm_struct,
@@ -242,6 +262,11 @@ impl<T: NotifierOps> MmuNotifier<T> {
         unsafe { Self::ops_of(subscription) }.test_young(Hva(address as u64))
     }
 
+    /// Pages are about to change.
+    ///
+    /// # Safety
+    ///
+    /// `subscription` is the field of a `Self` whose registration has not ended.
     unsafe extern "C" fn invalidate_start(
         subscription: *mut kb::mmu_notifier,
         range: *const kb::mmu_notifier_range,
@@ -257,6 +282,11 @@ impl<T: NotifierOps> MmuNotifier<T> {
         }
     }
 
+    /// Pages have changed.
+    ///
+    /// # Safety
+    ///
+    /// `subscription` is the field of a `Self` whose registration has not ended.
     unsafe extern "C" fn invalidate_end(
         subscription: *mut kb::mmu_notifier,
         range: *const kb::mmu_notifier_range,

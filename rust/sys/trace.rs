@@ -16,7 +16,7 @@ use super::addr::{Gpa, Gva};
 mod ffi {
     use kernel::bindings::tracepoint;
 
-    // SAFETY: The names and types are those of include/rkvm_trace.h.
+    // The names and types are those of include/rkvm_trace.h.
     unsafe extern "C" {
         pub(super) static __tracepoint_rkvm_entry: tracepoint;
         pub(super) static __tracepoint_rkvm_exit: tracepoint;

@@ -12,8 +12,7 @@ const WORDS: usize = 65536 / 64;
 
 /// A bit for each VPID in use. VPID 0 is the host's.
 static IN_USE: [AtomicU64; WORDS] = {
-    const FREE: AtomicU64 = AtomicU64::new(0);
-    let mut map = [FREE; WORDS];
+    let mut map = [const { AtomicU64::new(0) }; WORDS];
     map[0] = AtomicU64::new(1);
     map
 };

@@ -84,7 +84,7 @@ macro_rules! control_word {
 
             #[inline]
             fn to_raw(self) -> u64 {
-                self.0 as u64
+                u64::from(self.0)
             }
 
             #[inline]

@@ -47,7 +47,7 @@ macro_rules! field_value {
         impl FieldValue for $t {
             #[inline(always)]
             fn to_u64(self) -> u64 {
-                self as u64
+                u64::from(self)
             }
 
             #[inline(always)]

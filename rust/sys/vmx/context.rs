@@ -131,7 +131,7 @@ impl VmcsContext {
         let inner = self.inner.inner.get();
         // SAFETY: `inner` is pinned and stays until `Loaded` unregisters the notifier; `&mut self` makes it ours.
         unsafe {
-            (*inner).notifier.ops = &NOTIFIER_OPS.0 as *const _ as *mut _;
+            (*inner).notifier.ops = core::ptr::from_ref(&NOTIFIER_OPS.0).cast_mut();
             bindings::rkvm_preempt_disable();
             bindings::preempt_notifier_register(addr_of_mut!((*inner).notifier));
             Inner::load_here(inner);
@@ -168,6 +168,10 @@ impl Drop for VmcsContext {
 
 impl Inner {
     /// Makes the VMCS current on this CPU. Preemption is off.
+    ///
+    /// # Safety
+    ///
+    /// `this` is valid and being loaded by this thread, with preemption off.
     unsafe fn load_here(this: *mut Self) {
         // SAFETY: By the rules at the top of the file; `this` is loaded by this thread.
         unsafe {
@@ -202,6 +206,10 @@ impl Inner {
     }
 
     /// Host state that differs from CPU to CPU. The VMCS is current.
+    ///
+    /// # Safety
+    ///
+    /// `this` is valid and its VMCS is current on this CPU, with preemption off.
     unsafe fn write_cpu_state(this: *mut Self) {
         let mut host = bindings::rkvm_host_state::default();
         // SAFETY: Preemption is off; the structure is a local.
@@ -222,6 +230,10 @@ impl Inner {
     }
 
     /// Makes the VMCS inactive wherever it is active.
+    ///
+    /// # Safety
+    ///
+    /// `this` is valid, and no thread has it loaded or loads it meanwhile.
     unsafe fn clear(this: *mut Self) {
         // SAFETY: The cross call runs on the CPU where the VMCS is active.
         unsafe {
@@ -234,6 +246,10 @@ impl Inner {
     }
 
     /// Makes the VMCS inactive. On the CPU where it is active, interrupts off.
+    ///
+    /// # Safety
+    ///
+    /// `this` is valid; its VMCS is active on this CPU or nowhere, and interrupts are off.
     pub(super) unsafe fn clear_here(this: *mut Self) {
         // SAFETY: By the caller's promise, the list is this CPU's and nobody else looks.
         unsafe {
@@ -258,6 +274,10 @@ impl Inner {
     }
 
     /// Displaces what user space has in the registers by what the guest has. Preemption is off.
+    ///
+    /// # Safety
+    ///
+    /// `this` is loaded by this thread, with preemption off.
     #[inline]
     pub(super) unsafe fn load_guest_registers(this: *mut Self) {
         // SAFETY: Loaded by this thread.
@@ -269,6 +289,11 @@ impl Inner {
         }
     }
 
+    /// The registers are not loaded yet.
+    ///
+    /// # Safety
+    ///
+    /// As for `load_guest_registers`.
     unsafe fn load_guest_registers_slow(this: *mut Self) {
         // SAFETY: Loaded by this thread, preemption is off.
         unsafe {
@@ -280,6 +305,10 @@ impl Inner {
     }
 
     /// The way back. Preemption is off.
+    ///
+    /// # Safety
+    ///
+    /// `this` is loaded by this thread, with preemption off.
     unsafe fn restore_host_registers(this: *mut Self) {
         // SAFETY: Loaded by this thread.
         unsafe {
@@ -293,6 +322,11 @@ impl Inner {
     }
 }
 
+/// What [`Inner::clear`] runs on the CPU where the VMCS is active.
+///
+/// # Safety
+///
+/// `this` is a valid `Inner`; interrupts are off.
 unsafe extern "C" fn clear_remote(this: *mut c_void) {
     let this: *mut Inner = this.cast();
     // SAFETY: `clear` passes a live context; this CPU is the one that was in `cpu`, unless it changed meanwhile.
@@ -303,11 +337,21 @@ unsafe extern "C" fn clear_remote(this: *mut c_void) {
     }
 }
 
+/// The thread got a CPU.
+///
+/// # Safety
+///
+/// `notifier` is the field of an `Inner` that this thread has loaded.
 unsafe extern "C" fn sched_in(notifier: *mut bindings::preempt_notifier, _cpu: i32) {
     // SAFETY: The notifier is the one inside a loaded `Inner`; preemption is off.
     unsafe { Inner::load_here(kernel::container_of!(notifier, Inner, notifier)) };
 }
 
+/// The thread loses its CPU.
+///
+/// # Safety
+///
+/// As for `sched_in`.
 unsafe extern "C" fn sched_out(
     notifier: *mut bindings::preempt_notifier,
     _next: *mut kernel::bindings::task_struct,

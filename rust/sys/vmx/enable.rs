@@ -104,6 +104,11 @@ fn disable_here() {
     }
 }
 
+/// A CPU comes.
+///
+/// # Safety
+///
+/// Called by the kernel on the CPU, with interrupts on.
 unsafe extern "C" fn online(_cpu: u32) -> i32 {
     // The hot-plug thread is bound to the CPU, but not protected from interrupts that look at the same data.
     // SAFETY: Paired.
@@ -117,6 +122,11 @@ unsafe extern "C" fn online(_cpu: u32) -> i32 {
     ret
 }
 
+/// A CPU goes.
+///
+/// # Safety
+///
+/// As for `online`.
 unsafe extern "C" fn offline(_cpu: u32) -> i32 {
     // SAFETY: Paired.
     unsafe { bindings::rkvm_local_irq_disable() };
@@ -127,26 +137,49 @@ unsafe extern "C" fn offline(_cpu: u32) -> i32 {
 }
 
 /// Crash or reboot: in NMI context, perhaps. The caller leaves VMX operation after this.
+///
+/// # Safety
+///
+/// Called by the kernel with interrupts off, on a CPU that does nothing else any more.
 unsafe extern "C" fn emergency() {
     percpu::this().clear_all_emergency();
 }
 
+/// The last CPU goes to sleep.
+///
+/// # Safety
+///
+/// Called by the kernel with interrupts off.
 unsafe extern "C" fn suspend(_data: *mut c_void) -> i32 {
     disable_here();
     0
 }
 
+/// The first CPU is back.
+///
+/// # Safety
+///
+/// As for `suspend`.
 unsafe extern "C" fn resume(_data: *mut c_void) {
     if enable_here() != 0 {
         kernel::pr_err!("VMX operation can't be entered again after suspend\n");
     }
 }
 
+/// One CPU of [`shutdown`].
+///
+/// # Safety
+///
+/// Called with interrupts off.
 unsafe extern "C" fn shutdown_cpu(_arg: *mut c_void) {
     disable_here();
 }
 
 /// Reboot and power-off: some firmware hangs if a CPU is still in VMX operation.
+///
+/// # Safety
+///
+/// Called by the kernel in process context.
 unsafe extern "C" fn shutdown(_data: *mut c_void) {
     // SAFETY: The function may run in interrupt context on every CPU.
     unsafe { bindings::rkvm_on_each_cpu(Some(shutdown_cpu), core::ptr::null_mut()) };

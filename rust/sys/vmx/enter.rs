@@ -154,8 +154,8 @@ impl Drop for EntryGuard<'_, '_> {
     #[inline]
     fn drop(&mut self) {
         // SAFETY: Loaded by this thread; nobody else refers to the field.
-        self.xstate
-            .load_host(self.host_pkru, unsafe { &mut *addr_of_mut!((*self.loaded.inner).pkru) });
+        let guest_pkru = unsafe { &mut *addr_of_mut!((*self.loaded.inner).pkru) };
+        self.xstate.load_host(self.host_pkru, guest_pkru);
         // SAFETY: Paired with `begin_entry`; the vector comes from the exit that acknowledged it.
         unsafe {
             if let Some(vector) = self.irq {

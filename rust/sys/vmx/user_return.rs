@@ -116,6 +116,10 @@ impl UserReturn {
 }
 
 /// The CPU is on its way to user space, with interrupts off.
+///
+/// # Safety
+///
+/// Called by the kernel with interrupts off.
 unsafe extern "C" fn on_user_return(_notifier: *mut bindings::user_return_notifier) {
     percpu::this().user_return.restore();
 }

@@ -380,13 +380,14 @@ impl VcpuOps for View<'_, '_> {
     }
 
     fn set_cr(&mut self, which: Cr, value: u64) -> Reply {
-        Ok(match which {
+        match which {
             Cr::Cr0 => self.r.guest_sets_cr0(value)?,
             Cr::Cr2 => self.r.hw.set_cr2(value),
             Cr::Cr3 => self.r.guest_sets_cr3(value)?,
             Cr::Cr4 => self.r.guest_sets_cr4(value)?,
             Cr::Cr8 => self.r.set_cr8(value)?,
-        })
+        }
+        Ok(())
     }
 
     fn dr(&mut self, number: u8) -> u64 {

@@ -21,7 +21,7 @@ impl Running<'_> {
     /// All hypercalls that rkvm has need neither sleep nor user memory.
     pub(super) fn fast_vmcall(&mut self) -> Fast {
         let result = self.hypercall();
-        self.hw.set_gpr(0, if self.in_64bit_code() { result as u64 } else { result as u32 as u64 });
+        self.hw.set_gpr(0, if self.in_64bit_code() { result as u64 } else { u64::from(result as u32) });
         self.vcpu.stats.hypercalls.inc();
         self.instruction_retires();
         Fast::Handled
@@ -30,7 +30,7 @@ impl Running<'_> {
     /// The same for the emulator, which moves RIP itself.
     pub(crate) fn hypercall_by_registers(&mut self) {
         let result = self.hypercall();
-        self.hw.set_gpr(0, if self.in_64bit_code() { result as u64 } else { result as u32 as u64 });
+        self.hw.set_gpr(0, if self.in_64bit_code() { result as u64 } else { u64::from(result as u32) });
     }
 
     /// The exit is always handled above; here for the dispatch to be complete.

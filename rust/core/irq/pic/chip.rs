@@ -100,7 +100,7 @@ impl PicState {
 
     #[inline]
     fn pin_at(&self, priority: u32) -> u8 {
-        (self.priority_add as u32).wrapping_add(priority) as u8 & 7
+        u32::from(self.priority_add).wrapping_add(priority) as u8 & 7
     }
 
     /// The pin that the chip would signal now.

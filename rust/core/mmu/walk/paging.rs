@@ -148,7 +148,7 @@ impl GuestPaging {
             by_level: [LevelFormat::default(); 5],
             index_mask: 1u64.wrapping_shl(index_bits).wrapping_sub(1),
             pte_size: if wide { PteSize::Eight } else { PteSize::Four },
-            linear_mask: if long { u64::MAX } else { u32::MAX as u64 },
+            linear_mask: if long { u64::MAX } else { u64::from(u32::MAX) },
             pse36_bits: 0,
             no_execute: wide && efer & efer::NX != 0,
             write_protect: cr0 & cr0::WP != 0,

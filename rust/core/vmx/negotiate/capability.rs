@@ -143,7 +143,7 @@ impl CapabilityMsrs {
         let primary = ctls(TRUE_PROCBASED, PROCBASED)?;
         let exit = ctls(TRUE_EXIT, EXIT)?;
         let entry = ctls(TRUE_ENTRY, ENTRY)?;
-        let may_primary = |b: Primary| primary.may & b.0 as u64 != 0;
+        let may_primary = |b: Primary| primary.may & u64::from(b.0) != 0;
         let mut caps = Self {
             basic,
             misc: get(IA32_VMX_MISC)?,
@@ -171,7 +171,7 @@ impl CapabilityMsrs {
         if may_primary(Primary::ACTIVATE_TERTIARY_CONTROLS) {
             caps.tertiary.may = get(PROCBASED3)?;
         }
-        if exit.may & Exit::ACTIVATE_SECONDARY_CONTROLS.0 as u64 != 0 {
+        if exit.may & u64::from(Exit::ACTIVATE_SECONDARY_CONTROLS.0) != 0 {
             caps.exit2.may = get(EXIT2)?;
         }
         Ok(caps)
