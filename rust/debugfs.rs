@@ -13,8 +13,7 @@ use kernel::{
         Dir,
         File, //
     },
-    fmt,
-    new_mutex,
+    fmt, new_mutex,
     prelude::*,
     str::CString,
     sync::{
@@ -67,9 +66,11 @@ impl VmFiles {
             let name = CString::try_from_fmt(fmt!("{}-{}", creator, serial))?;
             let folder = ROOT.subdir(&name);
             let stats = KBox::pin_init(
-                folder.read_callback_file(c"stats", mmu, &|mmu: &Arc<Mmu>, f: &mut fmt::Formatter<'_>| {
-                    text::write(&mmu.stats, f)
-                }),
+                folder.read_callback_file(
+                    c"stats",
+                    mmu,
+                    &|mmu: &Arc<Mmu>, f: &mut fmt::Formatter<'_>| text::write(&mmu.stats, f),
+                ),
                 GFP_KERNEL_ACCOUNT,
             )?;
             Ok(try_pin_init!(Self {
@@ -84,10 +85,11 @@ impl VmFiles {
     pub(crate) fn show_vcpu(&self, vcpu: &Arc<Vcpu>) -> Result {
         let name = CString::try_from_fmt(fmt!("vcpu{}", vcpu.id))?;
         let file = KBox::pin_init(
-            self.folder
-                .read_callback_file(&name, vcpu.clone(), &|vcpu: &Arc<Vcpu>, f: &mut fmt::Formatter<'_>| {
-                    text::write(&vcpu.stats, f)
-                }),
+            self.folder.read_callback_file(
+                &name,
+                vcpu.clone(),
+                &|vcpu: &Arc<Vcpu>, f: &mut fmt::Formatter<'_>| text::write(&vcpu.stats, f),
+            ),
             GFP_KERNEL_ACCOUNT,
         )?;
         self.vcpus.lock().push(file, GFP_KERNEL_ACCOUNT)?;

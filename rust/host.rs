@@ -103,7 +103,12 @@ impl Registration {
             xstate,
             cr4_mce: true,
             xstate_sizes: XstateSizes::from_host(&HostCpu),
-            arch_capabilities: list::feature_value(number::ARCH_CAPABILITIES, &HostCpu, msr::read_safe).unwrap_or(0),
+            arch_capabilities: list::feature_value(
+                number::ARCH_CAPABILITIES,
+                &HostCpu,
+                msr::read_safe,
+            )
+            .unwrap_or(0),
             tsc_khz: msr::tsc_khz(),
             flush_l1d: cpu::needs_l1d_flush(),
             virtual_cpu: msr::cpuid(1, 0)[2] & CPUID_1_ECX_HYPERVISOR != 0,
@@ -117,7 +122,9 @@ impl Registration {
 impl Host {
     /// Bytes of the XSAVE area with everything that a guest may have, in the standard format.
     pub(crate) fn xsave_size(&self) -> u32 {
-        self.xstate_sizes.required(self.implemented.xcr0, false).max(4096)
+        self.xstate_sizes
+            .required(self.implemented.xcr0, false)
+            .max(4096)
     }
 }
 
@@ -186,7 +193,9 @@ fn eopnotsupp() -> Error {
 /// ENODEV, with words in the log, on a CPU without VMX; EOPNOTSUPP if the firmware has it switched off.
 pub(crate) fn check_cpu() -> Result {
     if msr::cpuid(1, 0)[2] & CPUID_1_ECX_VMX == 0 {
-        pr_err!("this CPU has no VMX (CPUID.1:ECX bit 5 is clear): rkvm needs an Intel CPU with VT-x\n");
+        pr_err!(
+            "this CPU has no VMX (CPUID.1:ECX bit 5 is clear): rkvm needs an Intel CPU with VT-x\n"
+        );
         return Err(ENODEV);
     }
     let wanted = FEAT_CTL_LOCKED | FEAT_CTL_VMX_OUTSIDE_SMX;

@@ -2,8 +2,8 @@
 
 //! The unsafe layer: everything that touches the machine or the kernel's C side, behind safe types.
 
-pub(crate) mod bindings;
 pub(crate) mod apic_page;
+pub(crate) mod bindings;
 pub(crate) mod clock;
 pub(crate) mod cpu;
 pub(crate) mod debug_registers;

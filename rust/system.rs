@@ -68,10 +68,16 @@ impl DeviceOps for System {
             nr::KVM_GET_API_VERSION if arg.value() == 0 => Ok(API_VERSION),
             nr::KVM_CREATE_VM => create_vm(arg.value()),
             nr::KVM_CHECK_EXTENSION => Ok(check_extension(arg.value(), None)),
-            nr::KVM_GET_VCPU_MMAP_SIZE if arg.value() == 0 => Ok(MMAP_PAGES.wrapping_mul(SharedPage::SIZE)),
+            nr::KVM_GET_VCPU_MMAP_SIZE if arg.value() == 0 => {
+                Ok(MMAP_PAGES.wrapping_mul(SharedPage::SIZE))
+            }
             nr::KVM_GET_API_VERSION | nr::KVM_GET_VCPU_MMAP_SIZE => Err(EINVAL),
-            nr::KVM_GET_SUPPORTED_CPUID => get_cpuid(arg, |out| supported(&HostCpu, &host().implemented, out).ok()),
-            nr::KVM_GET_EMULATED_CPUID => get_cpuid(arg, |out| emulated(&host().implemented, out).ok()),
+            nr::KVM_GET_SUPPORTED_CPUID => get_cpuid(arg, |out| {
+                supported(&HostCpu, &host().implemented, out).ok()
+            }),
+            nr::KVM_GET_EMULATED_CPUID => {
+                get_cpuid(arg, |out| emulated(&host().implemented, out).ok())
+            }
             nr::KVM_GET_MSR_INDEX_LIST => get_msr_list(arg, list::saved(host().implemented, false)),
             nr::KVM_GET_MSR_FEATURE_INDEX_LIST => get_msr_list(arg, list::FEATURE.iter().copied()),
             nr::KVM_GET_MSRS => get_feature_msrs(arg),
@@ -134,7 +140,8 @@ fn get_cpuid(arg: UserArg, fill: impl FnOnce(&mut [CpuidEntry]) -> Option<usize>
     if head.nent == 0 {
         return Err(E2BIG);
     }
-    let mut entries: KVVec<CpuidEntry> = KVVec::from_elem(CpuidEntry::default(), MAX_ENTRIES, GFP_KERNEL_ACCOUNT)?;
+    let mut entries: KVVec<CpuidEntry> =
+        KVVec::from_elem(CpuidEntry::default(), MAX_ENTRIES, GFP_KERNEL_ACCOUNT)?;
     let n = fill(&mut entries).ok_or(E2BIG)?;
     if n > head.nent as usize {
         return Err(E2BIG);
@@ -185,7 +192,10 @@ pub(crate) fn for_each_msr(
     }
     let list = arg.offset(core::mem::size_of::<kvm_msrs>());
     let mut entries: KVVec<kvm_msr_entry> = list.read_vec(head.nmsrs as usize)?;
-    let done = entries.iter_mut().map_while(|e| access(e).then_some(())).count();
+    let done = entries
+        .iter_mut()
+        .map_while(|e| access(e).then_some(()))
+        .count();
     if write_back {
         list.write_slice(&entries)?;
     }

@@ -238,7 +238,11 @@ impl Vcpu {
                 debug: DebugRegs::RESET,
                 guest_debug: GuestDebug::default(),
                 tsc: tsc::Tsc::new(vm.caps.tsc_khz()),
-                mp_state: if is_bsp || apic.is_none() { MpState::Runnable } else { MpState::Uninitialized },
+                mp_state: if is_bsp || apic.is_none() {
+                    MpState::Runnable
+                } else {
+                    MpState::Uninitialized
+                },
                 hlt_in_guest: vm.caps.hlt_in_guest(),
                 pause_in_guest: vm.caps.pause_in_guest(),
                 msr_filter: vm.msr_filter(),

@@ -39,14 +39,7 @@ impl Vector {
     pub const fn has_error_code(self) -> bool {
         matches!(
             self,
-            Self::Df
-                | Self::Ts
-                | Self::Np
-                | Self::Ss
-                | Self::Gp
-                | Self::Pf
-                | Self::Ac
-                | Self::Cp
+            Self::Df | Self::Ts | Self::Np | Self::Ss | Self::Gp | Self::Pf | Self::Ac | Self::Cp
         )
     }
 }

@@ -89,7 +89,11 @@ impl Slots {
 
     /// As [`Self::read_scalar`], with a hint for the slot.
     #[inline]
-    pub(super) fn read_scalar_near<T: UserScalar>(&self, gpa: Gpa, hint: &mut u16) -> Result<T, NoMemory> {
+    pub(super) fn read_scalar_near<T: UserScalar>(
+        &self,
+        gpa: Gpa,
+        hint: &mut u16,
+    ) -> Result<T, NoMemory> {
         let (hva, _) = self.hva_near(gpa, hint).ok_or(NoMemory)?;
         Ok(usermem::read(hva)?)
     }

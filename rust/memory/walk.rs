@@ -54,10 +54,7 @@ impl GuestMemory for Tables<'_> {
     #[inline]
     fn read_pte(&mut self, gpa: Gpa, size: PteSize) -> Result<Option<u64>, Infallible> {
         Ok(match size {
-            PteSize::Eight => self
-                .slots
-                .read_scalar_near::<u64>(gpa, &mut self.hint)
-                .ok(),
+            PteSize::Eight => self.slots.read_scalar_near::<u64>(gpa, &mut self.hint).ok(),
             PteSize::Four => self
                 .slots
                 .read_scalar_near::<u32>(gpa, &mut self.hint)
@@ -80,7 +77,9 @@ impl GuestMemory for Tables<'_> {
         Ok(match done {
             Ok(Swapped::Done) => PteUpdate::Done,
             Ok(Swapped::Changed) => PteUpdate::Changed,
-            Err(_) if self.slots.hva(gpa).is_some_and(|(_, r)| !r.is_writable()) => PteUpdate::ReadOnly,
+            Err(_) if self.slots.hva(gpa).is_some_and(|(_, r)| !r.is_writable()) => {
+                PteUpdate::ReadOnly
+            }
             Err(_) => PteUpdate::Unreachable,
         })
     }

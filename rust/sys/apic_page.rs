@@ -39,10 +39,7 @@ unsafe impl Sync for ApicPages {}
 impl ApicPages {
     /// Those of an APIC that does not exist yet. ENOMEM.
     pub(crate) fn new() -> Result<Self> {
-        let pages = Arc::new(
-            TablePage::with_order(ORDER)?,
-            GFP_KERNEL_ACCOUNT,
-        )?;
+        let pages = Arc::new(TablePage::with_order(ORDER)?, GFP_KERNEL_ACCOUNT)?;
         // INVARIANT: Fresh pages of the size of a `Shared`, aligned to their own size.
         Ok(Self {
             shared: NonNull::new(pages.as_ptr().cast()).ok_or(ENOMEM)?,

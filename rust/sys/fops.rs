@@ -53,7 +53,12 @@ pub(crate) trait FileOps: Sized + Send + Sync + 'static {
     }
 
     /// Reads at `offset` into user memory; returns the number of bytes.
-    fn read(_this: ArcBorrow<'_, Self>, _offset: usize, _to: UserArg, _len: usize) -> Result<usize> {
+    fn read(
+        _this: ArcBorrow<'_, Self>,
+        _offset: usize,
+        _to: UserArg,
+        _len: usize,
+    ) -> Result<usize> {
         Err(EINVAL)
     }
 
@@ -88,7 +93,9 @@ impl Mapping<'_> {
         let mixed = self.0.set_mixedmap();
         let address = self.0.start() + (index << kernel::page::PAGE_SHIFT);
         // SAFETY: An order-0 page, alive by its type; the VMA is being set up and marked VM_MIXEDMAP.
-        kernel::error::to_result(unsafe { bindings::vm_insert_page(mixed.as_ptr(), address, page.page()) })
+        kernel::error::to_result(unsafe {
+            bindings::vm_insert_page(mixed.as_ptr(), address, page.page())
+        })
     }
 }
 
@@ -148,7 +155,10 @@ impl<T: FileOps> Table<T> {
     /// # Safety
     ///
     /// As for `ioctl`; `vma` is the mapping that is being made.
-    unsafe extern "C" fn mmap(file: *mut bindings::file, vma: *mut bindings::vm_area_struct) -> i32 {
+    unsafe extern "C" fn mmap(
+        file: *mut bindings::file,
+        vma: *mut bindings::vm_area_struct,
+    ) -> i32 {
         // SAFETY: As for `ioctl`.
         let this = unsafe { Self::object(file) };
         // SAFETY: The VMA is being set up by this call.
@@ -213,7 +223,11 @@ const FMODE_PREAD: u32 = 1 << 3;
 pub(crate) fn anon_fd<T: FileOps>(object: Arc<T>) -> Result<NewFd> {
     use kernel::bindings as kb;
     let fd = FileDescriptorReservation::get_unused_fd_flags(kb::O_CLOEXEC)?;
-    let access = if T::READ_ONLY { kb::O_RDONLY } else { kb::O_RDWR };
+    let access = if T::READ_ONLY {
+        kb::O_RDONLY
+    } else {
+        kb::O_RDWR
+    };
     let private = object.into_foreign();
     // SAFETY: The name and the table are static, and the table fits the private data.
     let file = kernel::error::from_err_ptr(unsafe {

@@ -12,7 +12,9 @@ pub(crate) fn read(msr: u32) -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: Reading an MSR has no effect on memory. For one that does not exist the kernel's handler is not asked:
     // the callers only name architectural registers that load checked.
-    unsafe { asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nomem, nostack)) };
+    unsafe {
+        asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nomem, nostack))
+    };
     u64::from(high) << 32 | u64::from(low)
 }
 

@@ -101,7 +101,10 @@ impl Lookup {
         // SAFETY: The name is a C string. A reference on the module that has the symbol is taken.
         let address = unsafe { kb::__symbol_get(name.as_char_ptr()) };
         if address.is_null() {
-            pr_err!("this kernel does not export {}: rkvm needs 7.2 with KVM as a module\n", name);
+            pr_err!(
+                "this kernel does not export {}: rkvm needs 7.2 with KVM as a module\n",
+                name
+            );
             self.missing = true;
         }
         address.cast()

@@ -13,13 +13,14 @@ use kernel::{
 };
 
 pub(crate) use super::bindings::{
-    kvm_clock_data, kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_create_device, kvm_dirty_log,
-    kvm_debugregs, kvm_device_attr, kvm_dtable, kvm_enable_cap, kvm_fpu, kvm_guest_debug, kvm_interrupt, kvm_ioapic_state,
-    kvm_ioeventfd, kvm_irq_level, kvm_irq_routing, kvm_irq_routing_entry, kvm_irqchip, kvm_irqfd, kvm_lapic_state, kvm_mp_state,
-    kvm_msi, kvm_msr_entry, kvm_msr_list, kvm_msrs, kvm_pic_state, kvm_pit_config, kvm_pit_state, kvm_pit_state2,
-    kvm_regs, kvm_run, kvm_segment, kvm_signal_mask, kvm_sregs, kvm_sregs2, kvm_tpr_access_ctl, kvm_translation,
-    kvm_userspace_memory_region, kvm_userspace_memory_region2, kvm_vapic_addr, kvm_vcpu_events, kvm_x86_mce, kvm_xcrs,
-    kvm_xsave,
+    kvm_clock_data, kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_create_device, kvm_debugregs,
+    kvm_device_attr, kvm_dirty_log, kvm_dtable, kvm_enable_cap, kvm_fpu, kvm_guest_debug,
+    kvm_interrupt, kvm_ioapic_state, kvm_ioeventfd, kvm_irq_level, kvm_irq_routing,
+    kvm_irq_routing_entry, kvm_irqchip, kvm_irqfd, kvm_lapic_state, kvm_mp_state, kvm_msi,
+    kvm_msr_entry, kvm_msr_list, kvm_msrs, kvm_pic_state, kvm_pit_config, kvm_pit_state,
+    kvm_pit_state2, kvm_regs, kvm_run, kvm_segment, kvm_signal_mask, kvm_sregs, kvm_sregs2,
+    kvm_tpr_access_ctl, kvm_translation, kvm_userspace_memory_region, kvm_userspace_memory_region2,
+    kvm_vapic_addr, kvm_vcpu_events, kvm_x86_mce, kvm_xcrs, kvm_xsave,
 };
 
 /// A structure of the user ABI: any bytes are a valid value, and there is no implicit padding.
@@ -49,13 +50,54 @@ macro_rules! abi {
     )*};
 }
 abi!(
-    u8, u16, u32, u64, i32,
-    kvm_clock_data, kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_create_device, kvm_debugregs, kvm_device_attr, kvm_dirty_log, kvm_dtable, kvm_enable_cap,
-    kvm_fpu, kvm_guest_debug, kvm_interrupt, kvm_ioapic_state, kvm_ioeventfd, kvm_irq_level, kvm_irq_routing, kvm_irq_routing_entry,
-    kvm_irqchip, kvm_irqfd, kvm_lapic_state, kvm_mp_state, kvm_msi, kvm_msr_entry, kvm_msr_list, kvm_msrs,
-    kvm_pic_state, kvm_pit_config, kvm_pit_state, kvm_pit_state2, kvm_regs, kvm_segment, kvm_signal_mask, kvm_sregs,
-    kvm_sregs2, kvm_tpr_access_ctl, kvm_translation, kvm_userspace_memory_region, kvm_userspace_memory_region2,
-    kvm_vapic_addr, kvm_vcpu_events, kvm_x86_mce, kvm_xcrs, kvm_xsave,
+    u8,
+    u16,
+    u32,
+    u64,
+    i32,
+    kvm_clock_data,
+    kvm_coalesced_mmio_zone,
+    kvm_cpuid2,
+    kvm_create_device,
+    kvm_debugregs,
+    kvm_device_attr,
+    kvm_dirty_log,
+    kvm_dtable,
+    kvm_enable_cap,
+    kvm_fpu,
+    kvm_guest_debug,
+    kvm_interrupt,
+    kvm_ioapic_state,
+    kvm_ioeventfd,
+    kvm_irq_level,
+    kvm_irq_routing,
+    kvm_irq_routing_entry,
+    kvm_irqchip,
+    kvm_irqfd,
+    kvm_lapic_state,
+    kvm_mp_state,
+    kvm_msi,
+    kvm_msr_entry,
+    kvm_msr_list,
+    kvm_msrs,
+    kvm_pic_state,
+    kvm_pit_config,
+    kvm_pit_state,
+    kvm_pit_state2,
+    kvm_regs,
+    kvm_segment,
+    kvm_signal_mask,
+    kvm_sregs,
+    kvm_sregs2,
+    kvm_tpr_access_ctl,
+    kvm_translation,
+    kvm_userspace_memory_region,
+    kvm_userspace_memory_region2,
+    kvm_vapic_addr,
+    kvm_vcpu_events,
+    kvm_x86_mce,
+    kvm_xcrs,
+    kvm_xsave,
 );
 
 // SAFETY: An array of what is plain itself.
@@ -142,7 +184,10 @@ impl UserArg {
     /// Reads `n` elements of an array.
     pub(crate) fn read_vec<T: Abi>(self, n: usize) -> Result<KVVec<T>> {
         let mut v: KVVec<T> = KVVec::with_capacity(n, GFP_KERNEL_ACCOUNT)?;
-        self.copy_in(v.as_mut_ptr().cast::<u8>(), n.checked_mul(size_of::<T>()).ok_or(EINVAL)?)?;
+        self.copy_in(
+            v.as_mut_ptr().cast::<u8>(),
+            n.checked_mul(size_of::<T>()).ok_or(EINVAL)?,
+        )?;
         // SAFETY: The capacity is `n` and all bytes were written.
         unsafe { v.inc_len(n) };
         Ok(v)

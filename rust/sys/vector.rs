@@ -21,9 +21,14 @@ pub(crate) fn read(number: u8, into: &mut [u8]) -> Option<()> {
 pub(crate) fn write(number: u8, from: &[u8], clear_rest: bool) -> Option<()> {
     let mut all = [0u8; 64];
     // A register that keeps its rest is merged in the width that the host has.
-    let size = if clear_rest || from.len() < 16 { 16 } else { wide(from.len()) };
+    let size = if clear_rest || from.len() < 16 {
+        16
+    } else {
+        wide(from.len())
+    };
     // SAFETY: As for `read`.
-    if !clear_rest && !unsafe { bindings::rkvm_read_vector(number.into(), size, all.as_mut_ptr()) } {
+    if !clear_rest && !unsafe { bindings::rkvm_read_vector(number.into(), size, all.as_mut_ptr()) }
+    {
         return None;
     }
     for (to, from) in all.iter_mut().zip(from) {
@@ -31,7 +36,8 @@ pub(crate) fn write(number: u8, from: &[u8], clear_rest: bool) -> Option<()> {
     }
     let size = wide(from.len());
     // SAFETY: The helper reads at most 64 bytes and checks number and size.
-    unsafe { bindings::rkvm_write_vector(number.into(), size, clear_rest, all.as_ptr()) }.then_some(())
+    unsafe { bindings::rkvm_write_vector(number.into(), size, clear_rest, all.as_ptr()) }
+        .then_some(())
 }
 
 /// The register width that holds `len` bytes.

@@ -119,7 +119,9 @@ impl Running<'_> {
         if value & cr0::WP == 0 && self.arch.cr4 & cr4::CET != 0 {
             return Err(Exception::GP0);
         }
-        let pae = value & cr0::PG != 0 && self.arch.cr4 & cr4::PAE != 0 && self.arch.efer & efer::LME == 0;
+        let pae = value & cr0::PG != 0
+            && self.arch.cr4 & cr4::PAE != 0
+            && self.arch.efer & efer::LME == 0;
         let changed = (value ^ old) & (cr0::PG | cr0::CD | cr0::NW) != 0;
         if pae && changed {
             self.load_pdptrs()?;
@@ -142,8 +144,10 @@ impl Running<'_> {
         }
         self.arch.cr0 = value;
         self.hw.write(CR0_READ_SHADOW, value);
-        self.hw
-            .write(GUEST_CR0, registers::hw_cr0(value, host().vmcs.cr0, &host().vmcs.features));
+        self.hw.write(
+            GUEST_CR0,
+            registers::hw_cr0(value, host().vmcs.cr0, &host().vmcs.features),
+        );
         if (old ^ value) & (cr0::PG | cr0::WP) != 0 {
             self.vcpu.requests.set_own(Request::TlbFlush);
         }
@@ -154,7 +158,8 @@ impl Running<'_> {
     fn make_tss_busy64(&self) {
         let ar = self.hw.read(GUEST_TR_AR_BYTES);
         if ar & AR_TYPE != AR_TYPE_BUSY_TSS32 {
-            self.hw.write(GUEST_TR_AR_BYTES, (ar & !AR_TYPE) | AR_TYPE_BUSY_TSS32);
+            self.hw
+                .write(GUEST_TR_AR_BYTES, (ar & !AR_TYPE) | AR_TYPE_BUSY_TSS32);
         }
     }
 
@@ -175,7 +180,9 @@ impl Running<'_> {
         {
             self.load_pdptrs()?;
         }
-        if value & !old & cr4::PCIDE != 0 && (!self.long_mode() || self.hw.read(GUEST_CR3) & 0xfff != 0) {
+        if value & !old & cr4::PCIDE != 0
+            && (!self.long_mode() || self.hw.read(GUEST_CR3) & 0xfff != 0)
+        {
             return Err(Exception::GP0);
         }
         if value & cr4::CET != 0 && self.read_cr0() & cr0::WP == 0 {
@@ -199,7 +206,14 @@ impl Running<'_> {
         self.hw.write(CR4_GUEST_HOST_MASK, self.cr4_mask());
         let hw = registers::hw_cr4(value, host().vmcs.cr4, &host().vmcs.features, &context);
         self.hw.write(GUEST_CR4, hw);
-        let flushes = cr4::PAE | cr4::PGE | cr4::PSE | cr4::PCIDE | cr4::SMEP | cr4::SMAP | cr4::LA57 | cr4::PKE;
+        let flushes = cr4::PAE
+            | cr4::PGE
+            | cr4::PSE
+            | cr4::PCIDE
+            | cr4::SMEP
+            | cr4::SMAP
+            | cr4::LA57
+            | cr4::PKE;
         if (old ^ value) & flushes != 0 {
             self.vcpu.requests.set_own(Request::TlbFlush);
         }
@@ -274,7 +288,11 @@ impl Running<'_> {
     /// Sets EFER without checks, and the entry control for IA-32e mode.
     pub(crate) fn set_efer(&mut self, value: u64) {
         self.arch.efer = value;
-        let entry = self.arch.controls.entry.set(Entry::IA32E_MODE, value & efer::LMA != 0);
+        let entry = self
+            .arch
+            .controls
+            .entry
+            .set(Entry::IA32E_MODE, value & efer::LMA != 0);
         if entry != self.arch.controls.entry {
             self.arch.controls.entry = entry;
             self.hw.write(VM_ENTRY_CONTROLS, entry.bits());

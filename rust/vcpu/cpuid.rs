@@ -73,7 +73,10 @@ impl Arch {
 
     /// EAX of leaf 1, which is also in RDX after reset.
     pub(crate) fn cpuid_signature(&self) -> Option<u64> {
-        self.cpuid.index.lookup(&self.cpuid.entries, 1, 0).map(|e| u64::from(e.eax))
+        self.cpuid
+            .index
+            .lookup(&self.cpuid.entries, 1, 0)
+            .map(|e| u64::from(e.eax))
     }
 }
 

@@ -76,7 +76,9 @@ impl Running<'_> {
 
     /// Emulates the next instruction.
     pub(crate) fn emulate(&mut self, operand: Operand) -> Result<Flow> {
-        self.with_emulator(operand, |emulator, regs, view| emulator.start(regs, view, Cause::Exit))
+        self.with_emulator(operand, |emulator, regs, view| {
+            emulator.start(regs, view, Cause::Exit)
+        })
     }
 
     /// Emulates the instruction after a forced-emulation prefix; RIP is at it.
@@ -139,7 +141,12 @@ impl Running<'_> {
         regs
     }
 
-    fn finish_emulation(&mut self, outcome: Outcome, regs: &Regs, emulator: &mut Emulator) -> Result<Flow> {
+    fn finish_emulation(
+        &mut self,
+        outcome: Outcome,
+        regs: &Regs,
+        emulator: &mut Emulator,
+    ) -> Result<Flow> {
         match outcome {
             Outcome::Completed(c) => {
                 self.commit(regs, &c);
@@ -183,9 +190,15 @@ impl Running<'_> {
                 for (to, from) in raw[1..].iter_mut().zip(bytes.bytes) {
                     *to = from;
                 }
-                words[1] = u64::from_le_bytes([raw[0], raw[1], raw[2], raw[3], raw[4], raw[5], raw[6], raw[7]]);
-                words[2] = u64::from_le_bytes([raw[8], raw[9], raw[10], raw[11], raw[12], raw[13], raw[14], raw[15]]);
-                self.vcpu.run.set_internal_error(InternalError::Emulation, &words);
+                words[1] = u64::from_le_bytes([
+                    raw[0], raw[1], raw[2], raw[3], raw[4], raw[5], raw[6], raw[7],
+                ]);
+                words[2] = u64::from_le_bytes([
+                    raw[8], raw[9], raw[10], raw[11], raw[12], raw[13], raw[14], raw[15],
+                ]);
+                self.vcpu
+                    .run
+                    .set_internal_error(InternalError::Emulation, &words);
                 Ok(Flow::ToUser)
             }
         }

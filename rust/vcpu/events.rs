@@ -19,9 +19,9 @@ use rkvm_core::{
     vmx::{
         controls::Primary,
         event::{
-            ActivityState,
             interruptibility,
             pending_debug,
+            ActivityState,
             EventInfo,
             EventType, //
         },
@@ -69,8 +69,12 @@ pub(crate) struct Events {
 impl Events {
     /// Whether an exception is in delivery.
     pub(crate) fn injects_exception(&self) -> bool {
-        self.injected
-            .is_some_and(|i| matches!(i.info.kind(), EventType::HardwareException | EventType::SoftwareException))
+        self.injected.is_some_and(|i| {
+            matches!(
+                i.info.kind(),
+                EventType::HardwareException | EventType::SoftwareException
+            )
+        })
     }
 }
 
@@ -81,7 +85,9 @@ impl Running<'_> {
         self.vcpu.requests.set_own(Request::Event);
         let first = match (&self.arch.events.exception, &self.arch.events.injected) {
             (Some(p), _) => Some(p.vector as u8),
-            (None, Some(i)) if i.info.kind() == EventType::HardwareException => Some(i.info.vector()),
+            (None, Some(i)) if i.info.kind() == EventType::HardwareException => {
+                Some(i.info.vector())
+            }
             _ => None,
         };
         let Some(first) = first else {
@@ -93,7 +99,8 @@ impl Running<'_> {
             return;
         }
         let double = (is_contributory(first) && is_contributory(e.vector as u8))
-            || (first == Vector::Pf as u8 && (is_contributory(e.vector as u8) || e.vector == Vector::Pf));
+            || (first == Vector::Pf as u8
+                && (is_contributory(e.vector as u8) || e.vector == Vector::Pf));
         if double {
             self.arch.events.injected = None;
             self.arch.events.exception = Some(Exception::with_code(Vector::Df, 0));
@@ -146,7 +153,10 @@ impl Running<'_> {
         } else if self.arch.events.nmis > 0 && self.nmi_allowed() {
             self.arch.events.nmis = self.arch.events.nmis.saturating_sub(1);
             self.set_event(EventInfo::NMI);
-        } else if self.has_interrupt() && self.interrupt_allowed() && !self.arch.guest_debug.blocks_interrupts() {
+        } else if self.has_interrupt()
+            && self.interrupt_allowed()
+            && !self.arch.guest_debug.blocks_interrupts()
+        {
             if let Some(vector) = self.take_interrupt() {
                 self.vcpu.stats.irq_injections.inc();
                 trace::inj_virq(vector, false, false);
@@ -172,10 +182,12 @@ impl Running<'_> {
     fn write_event(&self, event: Injected) {
         if self.arch.hlt_in_guest {
             // The event ends a HLT that did not exit.
-            self.hw.write(GUEST_ACTIVITY_STATE, ActivityState::Active as u32);
+            self.hw
+                .write(GUEST_ACTIVITY_STATE, ActivityState::Active as u32);
         }
         if event.info.has_error_code() {
-            self.hw.write(VM_ENTRY_EXCEPTION_ERROR_CODE, event.error_code);
+            self.hw
+                .write(VM_ENTRY_EXCEPTION_ERROR_CODE, event.error_code);
         }
         if event.info.kind().needs_instruction_length() {
             self.hw.write(VM_ENTRY_INSTRUCTION_LEN, event.length);
@@ -191,7 +203,11 @@ impl Running<'_> {
             self.hw.write(GUEST_RFLAGS, flags | rflags::RF);
         }
         let (info, error_code) = EventInfo::exception(&e, self.arch.cr0 & cr0::PE != 0);
-        let length = if info.kind().needs_instruction_length() { 1 } else { 0 };
+        let length = if info.kind().needs_instruction_length() {
+            1
+        } else {
+            0
+        };
         let event = Injected {
             info,
             error_code,
@@ -223,14 +239,17 @@ impl Running<'_> {
 
     fn nmi_allowed(&self) -> bool {
         let blocking = interruptibility::NMI | interruptibility::STI | interruptibility::MOV_SS;
-        self.arch.events.injected.is_none() && self.hw.read(GUEST_INTERRUPTIBILITY_INFO) & blocking == 0
+        self.arch.events.injected.is_none()
+            && self.hw.read(GUEST_INTERRUPTIBILITY_INFO) & blocking == 0
     }
 
     /// Whether the guest takes interrupts now: IF is set and no shadow is over the next instruction.
     pub(crate) fn interrupt_allowed(&self) -> bool {
         self.arch.events.injected.is_none()
             && self.hw.read(GUEST_RFLAGS) & rflags::IF != 0
-            && self.hw.read(GUEST_INTERRUPTIBILITY_INFO) & (interruptibility::STI | interruptibility::MOV_SS) == 0
+            && self.hw.read(GUEST_INTERRUPTIBILITY_INFO)
+                & (interruptibility::STI | interruptibility::MOV_SS)
+                == 0
     }
 
     /// Ends the shadow of STI or MOV SS, as every completed instruction does.
@@ -258,7 +277,11 @@ impl Running<'_> {
     /// RIP wraps at 4 GiB outside 64-bit code.
     #[inline]
     fn set_rip_after_instruction(&self, rip: u64) {
-        let wrapped = if rip >> 32 != 0 && !self.in_64bit_code() { rip & 0xffff_ffff } else { rip };
+        let wrapped = if rip >> 32 != 0 && !self.in_64bit_code() {
+            rip & 0xffff_ffff
+        } else {
+            rip
+        };
         self.hw.write(GUEST_RIP, wrapped);
     }
 

@@ -234,7 +234,9 @@ impl Running<'_> {
             self.hw.read(GUEST_PHYSICAL_ADDRESS),
             cpu::current().into(),
         ];
-        self.vcpu.run.set_internal_error(InternalError::DeliveryEv, &data);
+        self.vcpu
+            .run
+            .set_internal_error(InternalError::DeliveryEv, &data);
         Flow::ToUser
     }
 
@@ -242,7 +244,9 @@ impl Running<'_> {
     fn unexpected(&self, reason: ExitReason) -> Flow {
         kernel::pr_err_once!("unexpected VM exit, reason {:#x}\n", reason.0);
         let data = [reason.0.into(), cpu::current().into()];
-        self.vcpu.run.set_internal_error(InternalError::UnexpectedExitReason, &data);
+        self.vcpu
+            .run
+            .set_internal_error(InternalError::UnexpectedExitReason, &data);
         Flow::ToUser
     }
 

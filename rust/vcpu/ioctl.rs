@@ -135,7 +135,9 @@ impl Running<'_> {
                 }
                 let mut entries = KVVec::with_capacity(head.nent as usize, GFP_KERNEL_ACCOUNT)?;
                 for n in 0..head.nent as usize {
-                    let at = arg.offset(8).offset(n.wrapping_mul(size_of::<OldCpuidEntry>()));
+                    let at = arg
+                        .offset(8)
+                        .offset(n.wrapping_mul(size_of::<OldCpuidEntry>()));
                     entries.push(from_old(at.read()?), GFP_KERNEL_ACCOUNT)?;
                 }
                 self.set_cpuid(entries).map(|()| 0)
@@ -183,7 +185,9 @@ impl Running<'_> {
                 let mp_state = self.mp_state_for_user() as u32;
                 arg.write(&kvm_mp_state { mp_state })?;
             }
-            nr::KVM_SET_MP_STATE => self.user_sets_mp_state(arg.read::<kvm_mp_state>()?.mp_state)?,
+            nr::KVM_SET_MP_STATE => {
+                self.user_sets_mp_state(arg.read::<kvm_mp_state>()?.mp_state)?
+            }
             nr::KVM_INTERRUPT => self.user_interrupt(&arg.read()?)?,
             nr::KVM_GET_LAPIC => arg.write(&*self.lapic_state()?)?,
             nr::KVM_SET_LAPIC => self.set_lapic_state(&*arg.read_boxed()?)?,

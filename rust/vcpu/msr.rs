@@ -52,13 +52,16 @@ impl Running<'_> {
     /// Reads an MSR for the guest or for user space.
     pub(crate) fn get_msr(&mut self, msr: u32, origin: Origin) -> Result<u64, MsrError> {
         self.check_filter(msr, Direction::Read, origin)?;
-        self.get_known_msr(msr, origin).or_else(|e| self.unsupported(e, msr, origin, None))
+        self.get_known_msr(msr, origin)
+            .or_else(|e| self.unsupported(e, msr, origin, None))
     }
 
     /// The guest reaches only what user space's filter lets through.
     fn check_filter(&self, msr: u32, direction: Direction, origin: Origin) -> Result<(), MsrError> {
         match &self.arch.msr_filter {
-            Some(filter) if origin == Origin::Guest && !filter.allows(msr, direction) => Err(MsrError::Filtered),
+            Some(filter) if origin == Origin::Guest && !filter.allows(msr, direction) => {
+                Err(MsrError::Filtered)
+            }
             _ => Ok(()),
         }
     }
@@ -196,7 +199,13 @@ impl Running<'_> {
     }
 
     /// Unknown MSRs: what the lists named reads as zero to user space; `ignore_msrs` decides for the rest.
-    fn unsupported(&self, error: MsrError, msr: u32, origin: Origin, value: Option<u64>) -> Result<u64, MsrError> {
+    fn unsupported(
+        &self,
+        error: MsrError,
+        msr: u32,
+        origin: Origin,
+        value: Option<u64>,
+    ) -> Result<u64, MsrError> {
         if error != MsrError::Unsupported {
             return Err(error);
         }

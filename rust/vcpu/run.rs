@@ -31,15 +31,12 @@ use super::{
     },
     Running, //
 };
-use crate::{
-    sys::{
-        cpu,
-        trace,
-        vmx::{
-            invept_single,
-            invvpid_single,
-            EntryResult, //
-        },
+use crate::sys::{
+    cpu, trace,
+    vmx::{
+        invept_single,
+        invvpid_single,
+        EntryResult, //
     },
 };
 
@@ -296,7 +293,9 @@ impl Running<'_> {
     /// The `request_interrupt_window` of user space, where it counts.
     #[inline]
     pub(crate) fn user_wants_window(&self) -> bool {
-        !self.has_kernel_pic() && self.vcpu.run.wants_interrupt_window() && self.accepts_user_interrupt()
+        !self.has_kernel_pic()
+            && self.vcpu.run.wants_interrupt_window()
+            && self.accepts_user_interrupt()
     }
 
     /// Whether KVM_INTERRUPT would reach the guest at once.

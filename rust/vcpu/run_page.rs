@@ -121,7 +121,8 @@ impl RunPage {
     /// The state that every return tells.
     #[inline]
     pub(crate) fn set_status(&self, s: Status) {
-        self.run.write::<u8, READY_FOR_INJECTION>(u8::from(s.ready_for_injection));
+        self.run
+            .write::<u8, READY_FOR_INJECTION>(u8::from(s.ready_for_injection));
         self.run.write::<u8, IF_FLAG>(u8::from(s.if_flag));
         self.run.write::<u16, FLAGS>(s.flags);
         self.run.write::<u64, CR8>(s.cr8);
@@ -200,7 +201,11 @@ impl RunPage {
 
     /// KVM_EXIT_X86_RDMSR or KVM_EXIT_X86_WRMSR.
     pub(crate) fn set_msr(&self, write: bool, reason: u32, index: u32, data: u64) {
-        self.set_reason(if write { UserExit::X86Wrmsr } else { UserExit::X86Rdmsr });
+        self.set_reason(if write {
+            UserExit::X86Wrmsr
+        } else {
+            UserExit::X86Rdmsr
+        });
         self.run.write::<u64, DETAIL>(0);
         self.run.write::<u32, { DETAIL + 8 }>(reason);
         self.run.write::<u32, { DETAIL + 12 }>(index);

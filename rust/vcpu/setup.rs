@@ -66,7 +66,8 @@ impl Running<'_> {
         if host().flush_l1d {
             self.hw.flush_l1d_at_entry();
         }
-        self.hw.write(CR0_GUEST_HOST_MASK, registers::cr0_guest_host_mask(true));
+        self.hw
+            .write(CR0_GUEST_HOST_MASK, registers::cr0_guest_host_mask(true));
         self.reset(false);
         self.start_tsc();
     }
@@ -82,7 +83,8 @@ impl Running<'_> {
         self.hw.write(SECONDARY_VM_EXEC_CONTROL, c.secondary.bits());
         self.hw.write(VM_EXIT_CONTROLS, c.exit.bits());
         self.hw.write(VM_ENTRY_CONTROLS, c.entry.bits());
-        self.hw.write(EXCEPTION_BITMAP, super::events::EXCEPTION_BITMAP_BASE);
+        self.hw
+            .write(EXCEPTION_BITMAP, super::events::EXCEPTION_BITMAP_BASE);
         self.hw.write(PAGE_FAULT_ERROR_CODE_MASK, 0);
         self.hw.write(PAGE_FAULT_ERROR_CODE_MATCH, 0);
         self.hw.write(CR3_TARGET_COUNT, 0);
@@ -109,7 +111,8 @@ impl Running<'_> {
         for n in 0..16 {
             self.hw.set_gpr(n, 0);
         }
-        self.hw.set_gpr(2, self.arch.cpuid_signature().unwrap_or(RDX_RESET));
+        self.hw
+            .set_gpr(2, self.arch.cpuid_signature().unwrap_or(RDX_RESET));
         self.hw.write(GUEST_RSP, 0);
         self.hw.write(GUEST_RIP, RIP_RESET);
         self.hw.write(GUEST_RFLAGS, rflags::FIXED);
@@ -120,7 +123,8 @@ impl Running<'_> {
         self.hw.write(GUEST_GDTR_LIMIT, 0xffff);
         self.hw.write(GUEST_IDTR_BASE, 0);
         self.hw.write(GUEST_IDTR_LIMIT, 0xffff);
-        self.hw.write(GUEST_ACTIVITY_STATE, ActivityState::Active as u32);
+        self.hw
+            .write(GUEST_ACTIVITY_STATE, ActivityState::Active as u32);
         self.hw.write(GUEST_INTERRUPTIBILITY_INFO, 0);
         self.hw.write(GUEST_PENDING_DBG_EXCEPTIONS, 0);
         self.hw.write(GUEST_CR3, 0);
@@ -132,7 +136,11 @@ impl Running<'_> {
         self.arch.completion = super::run::Completion::None;
 
         // INIT keeps CD and NW.
-        let caches = if init { old_cr0 & (cr0::CD | cr0::NW) } else { cr0::CD | cr0::NW };
+        let caches = if init {
+            old_cr0 & (cr0::CD | cr0::NW)
+        } else {
+            cr0::CD | cr0::NW
+        };
         self.arch.cr0 = 0;
         self.set_efer(0);
         self.set_cr0(cr0::ET | caches);

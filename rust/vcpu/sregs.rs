@@ -146,8 +146,14 @@ impl Running<'_> {
             ss: segment(SegReg::Ss),
             tr: segment(SegReg::Tr),
             ldt: segment(SegReg::Ldtr),
-            gdt: Self::table(self.hw.read(GUEST_GDTR_BASE), self.hw.read(GUEST_GDTR_LIMIT)),
-            idt: Self::table(self.hw.read(GUEST_IDTR_BASE), self.hw.read(GUEST_IDTR_LIMIT)),
+            gdt: Self::table(
+                self.hw.read(GUEST_GDTR_BASE),
+                self.hw.read(GUEST_GDTR_LIMIT),
+            ),
+            idt: Self::table(
+                self.hw.read(GUEST_IDTR_BASE),
+                self.hw.read(GUEST_IDTR_LIMIT),
+            ),
             cr0: self.read_cr0(),
             cr2: self.hw.cr2(),
             cr3: self.hw.read(GUEST_CR3),
@@ -208,7 +214,11 @@ impl Running<'_> {
             .iter()
             .enumerate()
             .find(|(_, word)| **word != 0)
-            .map(|(i, word)| (i as u32).wrapping_mul(64).wrapping_add(word.trailing_zeros()) as u8);
+            .map(|(i, word)| {
+                (i as u32)
+                    .wrapping_mul(64)
+                    .wrapping_add(word.trailing_zeros()) as u8
+            });
         if let Some(vector) = pending {
             self.arch.events.user_interrupt = Some(vector);
         }

@@ -27,8 +27,15 @@ impl Vpid {
             let mut old = word.load(Ordering::Relaxed);
             while old != u64::MAX {
                 let bit = old.trailing_ones();
-                match word.compare_exchange_weak(old, old | 1 << bit, Ordering::Acquire, Ordering::Relaxed) {
-                    Ok(_) => return Some(Self((i as u32).wrapping_mul(64).wrapping_add(bit) as u16)),
+                match word.compare_exchange_weak(
+                    old,
+                    old | 1 << bit,
+                    Ordering::Acquire,
+                    Ordering::Relaxed,
+                ) {
+                    Ok(_) => {
+                        return Some(Self((i as u32).wrapping_mul(64).wrapping_add(bit) as u16))
+                    }
                     Err(now) => old = now,
                 }
             }

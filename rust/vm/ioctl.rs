@@ -54,7 +54,9 @@ impl FileOps for Vm {
             nr::KVM_IRQFD => ioctl_io::irqfd(&this, &arg.read()?),
             nr::KVM_IOEVENTFD => ioctl_io::ioeventfd(&this, &arg.read()?),
             nr::KVM_REGISTER_COALESCED_MMIO => ioctl_io::register_coalesced(&this, &arg.read()?),
-            nr::KVM_UNREGISTER_COALESCED_MMIO => ioctl_io::unregister_coalesced(&this, &arg.read()?),
+            nr::KVM_UNREGISTER_COALESCED_MMIO => {
+                ioctl_io::unregister_coalesced(&this, &arg.read()?)
+            }
             nr::KVM_ENABLE_CAP => this.enable_cap(&arg.read()?).map(|()| 0),
             nr::KVM_X86_SET_MSR_FILTER => this.set_msr_filter(arg).map(|()| 0),
             nr::KVM_SET_BOOT_CPU_ID => this.set_boot_cpu_id(arg.value()).map(|()| 0),
@@ -78,7 +80,10 @@ impl FileOps for Vm {
 
 /// KVM_CREATE_VCPU: EINVAL for an id out of range, EEXIST for one in use.
 fn create_vcpu(vm: &Arc<Vm>, id: u64) -> Result<usize> {
-    let id = u32::try_from(id).ok().filter(|id| *id < vm.caps.max_vcpu_ids()).ok_or(EINVAL)?;
+    let id = u32::try_from(id)
+        .ok()
+        .filter(|id| *id < vm.caps.max_vcpu_ids())
+        .ok_or(EINVAL)?;
     let _setup = vm.setup.lock();
     if vm.vcpus.iter().any(|v| v.id == id) {
         return Err(EEXIST);

@@ -52,7 +52,11 @@ impl Vcpus {
     /// The vCPU with this index.
     #[inline]
     pub(crate) fn get(&self, index: usize) -> Option<&Arc<Vcpu>> {
-        self.pieces.get(index / PIECE)?.as_ref()?.get(index % PIECE)?.as_ref()
+        self.pieces
+            .get(index / PIECE)?
+            .as_ref()?
+            .get(index % PIECE)?
+            .as_ref()
     }
 
     /// All vCPUs, in order of creation.
@@ -66,10 +70,14 @@ impl Vcpus {
         let index = self.len();
         let piece = self.pieces.get(index / PIECE).ok_or(EINVAL)?;
         if piece.as_ref().is_none() {
-            let new: KBox<Piece> = KBox::new([const { SetOnce::new() }; PIECE], GFP_KERNEL_ACCOUNT)?;
+            let new: KBox<Piece> =
+                KBox::new([const { SetOnce::new() }; PIECE], GFP_KERNEL_ACCOUNT)?;
             piece.populate(new);
         }
-        let slot = piece.as_ref().and_then(|p| p.get(index % PIECE)).ok_or(EINVAL)?;
+        let slot = piece
+            .as_ref()
+            .and_then(|p| p.get(index % PIECE))
+            .ok_or(EINVAL)?;
         slot.populate(vcpu);
         self.len.store(index.wrapping_add(1), Ordering::Release);
         Ok(())

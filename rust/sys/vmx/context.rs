@@ -123,7 +123,10 @@ impl VmcsContext {
         )?;
         // SAFETY: The region is a page of ours with the revision identifier, active nowhere.
         unsafe { ops_clear(vmcs) };
-        Ok(Self { inner, _region: region })
+        Ok(Self {
+            inner,
+            _region: region,
+        })
     }
 
     /// Makes the VMCS current on this CPU and keeps it with this thread until the value is dropped.
@@ -299,7 +302,9 @@ impl Inner {
         unsafe {
             bindings::rkvm_save_user_segments(addr_of_mut!((*this).segments));
             msr::write(MSR_KERNEL_GS_BASE, (*this).guest_kernel_gs_base);
-            percpu::this().user_return.load(&*ptr::addr_of!((*this).user_return));
+            percpu::this()
+                .user_return
+                .load(&*ptr::addr_of!((*this).user_return));
             (*this).guest_loaded = true;
         }
     }
@@ -508,7 +513,9 @@ impl Loaded<'_> {
             bindings::rkvm_preempt_disable();
             (*self.inner).user_return[which as usize] = value;
             if (*self.inner).guest_loaded {
-                percpu::this().user_return.load(&*ptr::addr_of!((*self.inner).user_return));
+                percpu::this()
+                    .user_return
+                    .load(&*ptr::addr_of!((*self.inner).user_return));
             }
             bindings::rkvm_preempt_enable();
         }

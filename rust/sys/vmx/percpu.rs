@@ -18,8 +18,7 @@ use super::{
     user_return::UserReturn, //
 };
 use crate::sys::{
-    bindings,
-    cpu,
+    bindings, cpu,
     module_static::{
         Installed,
         ModuleStatic, //

@@ -31,7 +31,8 @@ impl UserReturnMsr {
     /// How many there are.
     pub(crate) const COUNT: usize = 4;
     /// Their numbers, in order.
-    pub(crate) const NUMBERS: [u32; Self::COUNT] = [0xc000_0081, 0xc000_0082, 0xc000_0084, 0xc000_0103];
+    pub(crate) const NUMBERS: [u32; Self::COUNT] =
+        [0xc000_0081, 0xc000_0082, 0xc000_0084, 0xc000_0103];
 }
 
 struct Slot {

@@ -182,7 +182,11 @@ impl<'v, 'a> View<'v, 'a> {
 
 /// Fetches instruction bytes up to the end of the page.
 pub(super) fn fetch(r: &mut Running<'_>, at: Gva, to: &mut [u8]) -> Result<usize, Exception> {
-    let privilege = if r.cpl() == 3 { Privilege::User } else { Privilege::Supervisor };
+    let privilege = if r.cpl() == 3 {
+        Privilege::User
+    } else {
+        Privilege::Supervisor
+    };
     let kind = AccessKind::Fetch;
     match r.fetch_code(at, GuestAccess { kind, privilege }, to) {
         Ok(n) => Ok(n),
@@ -403,11 +407,15 @@ impl VcpuOps for View<'_, '_> {
     }
 
     fn read_msr(&mut self, index: u32) -> Reply<u64> {
-        self.r.get_msr(index, Origin::Guest).map_err(|e| self.msr_stop(e))
+        self.r
+            .get_msr(index, Origin::Guest)
+            .map_err(|e| self.msr_stop(e))
     }
 
     fn write_msr(&mut self, index: u32, value: u64) -> Reply {
-        self.r.set_msr(index, value, Origin::Guest).map_err(|e| self.msr_stop(e))
+        self.r
+            .set_msr(index, value, Origin::Guest)
+            .map_err(|e| self.msr_stop(e))
     }
 
     fn read_pmc(&mut self, _index: u32) -> Reply<u64> {

@@ -20,11 +20,9 @@ use rkvm_core::{
     },
 };
 
-use crate::{
-    vcpu::{
-        run::Flow,
-        Running, //
-    },
+use crate::vcpu::{
+    run::Flow,
+    Running, //
 };
 
 /// DR7 bits that enable a breakpoint.
@@ -36,7 +34,8 @@ impl Running<'_> {
     /// DR0 to DR3 for the processor, if a breakpoint is enabled. DR7 is switched by entry and exit.
     #[inline]
     pub(crate) fn enabled_breakpoints(&self) -> Option<&[u64; 4]> {
-        let used = self.arch.guest_debug.owns_debug_registers() || self.arch.debug.dr7 & DR7_ENABLES != 0;
+        let used =
+            self.arch.guest_debug.owns_debug_registers() || self.arch.debug.dr7 & DR7_ENABLES != 0;
         used.then(|| self.breakpoints())
     }
 
@@ -60,7 +59,8 @@ impl Running<'_> {
             let shadow = interruptibility::STI | interruptibility::MOV_SS;
             if state & shadow != 0 {
                 let pending = self.hw.read(GUEST_PENDING_DBG_EXCEPTIONS);
-                self.hw.write(GUEST_PENDING_DBG_EXCEPTIONS, pending | pending_debug::BS);
+                self.hw
+                    .write(GUEST_PENDING_DBG_EXCEPTIONS, pending | pending_debug::BS);
             }
         }
         self.inject_or_resume(Err(Exception::db(conditions)))

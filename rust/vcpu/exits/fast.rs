@@ -39,7 +39,11 @@ const EPT_MISCONFIGURATION: u32 = 49;
 impl Running<'_> {
     /// Handles the exit if it is one of the simple ones. A failed entry has bit 31 set and matches none.
     #[inline]
-    pub(crate) fn handle_fast(&mut self, guard: &mut EntryGuard<'_, '_>, reason: ExitReason) -> Fast {
+    pub(crate) fn handle_fast(
+        &mut self,
+        guard: &mut EntryGuard<'_, '_>,
+        reason: ExitReason,
+    ) -> Fast {
         match reason.0 {
             CPUID => self.fast_cpuid(),
             MSR_WRITE => self.fast_wrmsr(),
@@ -77,7 +81,12 @@ impl Running<'_> {
             return Fast::Handled;
         }
         let (leaf, subleaf) = (self.hw.gpr(0) as u32, self.hw.gpr(1) as u32);
-        let regs = execute(&self.arch.cpuid.entries, &self.arch.cpuid.index, leaf, subleaf);
+        let regs = execute(
+            &self.arch.cpuid.entries,
+            &self.arch.cpuid.index,
+            leaf,
+            subleaf,
+        );
         self.hw.set_gpr(0, regs.eax.into());
         self.hw.set_gpr(3, regs.ebx.into());
         self.hw.set_gpr(1, regs.ecx.into());

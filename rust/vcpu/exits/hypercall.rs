@@ -21,7 +21,14 @@ impl Running<'_> {
     /// All hypercalls that rkvm has need neither sleep nor user memory.
     pub(super) fn fast_vmcall(&mut self) -> Fast {
         let result = self.hypercall();
-        self.hw.set_gpr(0, if self.in_64bit_code() { result as u64 } else { u64::from(result as u32) });
+        self.hw.set_gpr(
+            0,
+            if self.in_64bit_code() {
+                result as u64
+            } else {
+                u64::from(result as u32)
+            },
+        );
         self.vcpu.stats.hypercalls.inc();
         self.instruction_retires();
         Fast::Handled
@@ -30,7 +37,14 @@ impl Running<'_> {
     /// The same for the emulator, which moves RIP itself.
     pub(crate) fn hypercall_by_registers(&mut self) {
         let result = self.hypercall();
-        self.hw.set_gpr(0, if self.in_64bit_code() { result as u64 } else { u64::from(result as u32) });
+        self.hw.set_gpr(
+            0,
+            if self.in_64bit_code() {
+                result as u64
+            } else {
+                u64::from(result as u32)
+            },
+        );
     }
 
     /// The exit is always handled above; here for the dispatch to be complete.
@@ -44,7 +58,13 @@ impl Running<'_> {
             return EPERM;
         }
         let wide = self.in_64bit_code();
-        let argument = |n| if wide { self.hw.gpr(n) } else { self.hw.gpr(n) & 0xffff_ffff };
+        let argument = |n| {
+            if wide {
+                self.hw.gpr(n)
+            } else {
+                self.hw.gpr(n) & 0xffff_ffff
+            }
+        };
         match argument(0) {
             KVM_HC_VAPIC_POLL_IRQ => 0,
             KVM_HC_KICK_CPU if self.arch.caps.kvm_features & kvm_feature::PV_UNHALT != 0 => {

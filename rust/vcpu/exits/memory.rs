@@ -41,7 +41,8 @@ impl Running<'_> {
         if qualification.nmi_unblocked_by_iret() && self.arch.events.injected.is_none() {
             // An IRET that unblocked NMIs has faulted: NMIs are still blocked.
             let state = self.hw.read(GUEST_INTERRUPTIBILITY_INFO);
-            self.hw.write(GUEST_INTERRUPTIBILITY_INFO, state | interruptibility::NMI);
+            self.hw
+                .write(GUEST_INTERRUPTIBILITY_INFO, state | interruptibility::NMI);
         }
         let gpa = Gpa(self.hw.read(GUEST_PHYSICAL_ADDRESS));
         trace::page_fault(|| trace::PageFault {

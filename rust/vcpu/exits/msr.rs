@@ -98,7 +98,9 @@ impl Running<'_> {
         if self.vm.caps.user_space_msrs() & reason == 0 {
             return self.inject_or_resume(Err(Exception::GP0));
         }
-        self.vcpu.run.set_msr(value.is_some(), reason, index, value.unwrap_or(0));
+        self.vcpu
+            .run
+            .set_msr(value.is_some(), reason, index, value.unwrap_or(0));
         self.arch.completion = match value {
             Some(_) => Completion::WriteMsr,
             None => Completion::ReadMsr,

@@ -159,8 +159,17 @@ impl Running<'_> {
     pub(crate) fn update_xstate(&mut self) {
         let x = &mut self.arch.xstate;
         let uses = self.arch.cr4 & cr4::OSXSAVE != 0;
-        x.xcr0 = if uses { self.arch.xcr0 } else { host().xstate.xcr0 };
-        x.xss = if uses && host().vmcs.features.xsaves { self.arch.msrs.xss } else { host().xstate.xss };
-        x.switch_pkru = host().implemented.pku && (self.arch.cr4 & cr4::PKE != 0 || (uses && self.arch.xcr0 & PKRU != 0));
+        x.xcr0 = if uses {
+            self.arch.xcr0
+        } else {
+            host().xstate.xcr0
+        };
+        x.xss = if uses && host().vmcs.features.xsaves {
+            self.arch.msrs.xss
+        } else {
+            host().xstate.xss
+        };
+        x.switch_pkru = host().implemented.pku
+            && (self.arch.cr4 & cr4::PKE != 0 || (uses && self.arch.xcr0 & PKRU != 0));
     }
 }

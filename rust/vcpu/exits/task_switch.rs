@@ -42,8 +42,14 @@ impl Running<'_> {
             kind,
             Some(EventType::HardwareException | EventType::ExternalInterrupt | EventType::Nmi)
         );
-        let length = if between { 0 } else { self.hw.read(VM_EXIT_INSTRUCTION_LEN) as u8 };
-        let error_code = event.filter(|e| EventInfo::has_error_code(e.info)).map(|e| e.error_code);
+        let length = if between {
+            0
+        } else {
+            self.hw.read(VM_EXIT_INSTRUCTION_LEN) as u8
+        };
+        let error_code = event
+            .filter(|e| EventInfo::has_error_code(e.info))
+            .map(|e| e.error_code);
         let cause = match exit.reason {
             TaskSwitchReason::Call => Cause::Call,
             TaskSwitchReason::Iret => Cause::Return,

@@ -193,7 +193,10 @@ impl<S: Deref<Target = Shared>> Lapic<S> {
         };
         // Rounded up: the count is zero when the time has come, not before.
         let cycle = self.cycle_ns().max(1);
-        let count = remaining.saturating_add(cycle.wrapping_sub(1)).checked_div(cycle).unwrap_or(0);
+        let count = remaining
+            .saturating_add(cycle.wrapping_sub(1))
+            .checked_div(cycle)
+            .unwrap_or(0);
         count.min(u64::from(initial)) as u32
     }
 
