@@ -39,7 +39,7 @@ step() {
 		sleep 0.2
 		if [ $(($(date +%s) - began)) -ge $next ]; then
 			next=$((next + 20))
-			say "$name: $(tail -n 1 "$log" | tr -d '\r' | cut -c 1-100)"
+			say "$name: $(tail -n 1 "$log" | tr -d '\0\r' | cut -c 1-100)"
 		fi
 	done
 	wait "$pid" || status=$?
