@@ -2,7 +2,7 @@
 
 //! Memory slots: which guest frames are backed by which addresses of the VMM.
 //!
-//! The counterpart of the slot part of C KVM's `kvm_main.c`; reached by KVM_SET_USER_MEMORY_REGION(2) (see [`mod@plan`]),
+//! The counterpart of the slot part of C KVM's `kvm_main.c`; reached by KVM_SET_USER_MEMORY_REGION(2) (see [`plan()`]),
 //! by every EPT violation and by every access of the host to guest memory.
 //!
 //! The storage belongs to the glue: three slices of equal length, sorted by guest frame, by host address and by id.
