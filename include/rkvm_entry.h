@@ -42,6 +42,7 @@ void rkvm_set_entry_from_kvm(rkvm_entry_fn *fn);
 bool rkvm_vmenter(struct rkvm_entry *entry);
 bool rkvm_enter_guest(struct rkvm_entry *entry);
 void rkvm_forward_irq(u32 vector);
+void rkvm_forward_machine_check(void);
 unsigned long rkvm_vmexit_address(void);
 #endif
 

@@ -8,6 +8,7 @@
 #include <linux/kvm_host.h>
 #include <asm/entry-common.h>
 #include <asm/fred.h>
+#include <asm/mce.h>
 #include <asm/msr.h>
 #include <asm/special_insns.h>
 #include <asm/vmx.h>
@@ -78,4 +79,18 @@ noinstr bool rkvm_enter_guest(struct rkvm_entry *entry)
 void rkvm_forward_irq(u32 vector)
 {
 	rkvm_x86_entry_from_kvm(EVENT_TYPE_EXTINT, vector);
+}
+
+/*
+ * Interrupts are off. A machine check ended the guest's run, and the exit took it from the host: report it as one that
+ * came in user mode, so that the host recovers by the task at most.
+ */
+void rkvm_forward_machine_check(void)
+{
+	struct pt_regs regs = {
+		.cs = 3,
+		.flags = X86_EFLAGS_IF,
+	};
+
+	do_machine_check(&regs);
 }

@@ -42,6 +42,7 @@ pub(crate) struct EntryGuard<'a, 'b> {
     xstate: GuestXState,
     host_pkru: u32,
     irq: Option<u32>,
+    machine_check: bool,
     _thread: NotThreadSafe,
 }
 
@@ -66,6 +67,7 @@ impl<'a> Loaded<'a> {
             xstate,
             host_pkru,
             irq: None,
+            machine_check: false,
             _thread: NotThreadSafe,
         }
     }
@@ -150,6 +152,14 @@ impl EntryGuard<'_, '_> {
     }
 }
 
+impl EntryGuard<'_, '_> {
+    /// The exit was for a machine check: the host handles it as soon as its state is back.
+    #[cold]
+    pub(crate) fn forward_machine_check(&mut self) {
+        self.machine_check = true;
+    }
+}
+
 impl Drop for EntryGuard<'_, '_> {
     #[inline]
     fn drop(&mut self) {
@@ -158,6 +168,9 @@ impl Drop for EntryGuard<'_, '_> {
         self.xstate.load_host(self.host_pkru, guest_pkru);
         // SAFETY: Paired with `begin_entry`; the vector comes from the exit that acknowledged it.
         unsafe {
+            if self.machine_check {
+                bindings::rkvm_forward_machine_check();
+            }
             if let Some(vector) = self.irq {
                 bindings::rkvm_forward_irq(vector);
             }

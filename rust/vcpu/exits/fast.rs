@@ -6,7 +6,10 @@
 
 use rkvm_core::{
     cpuid::guest::execute,
-    exception::Exception,
+    exception::{
+        Exception,
+        Vector, //
+    },
     vmx::{
         event::EventInfo,
         exit::ExitReason, //
@@ -27,6 +30,7 @@ pub(crate) enum Fast {
     Leave,
 }
 
+const EXCEPTION_NMI: u32 = 0;
 const EXTERNAL_INTERRUPT: u32 = 1;
 const CPUID: u32 = 10;
 const VMCALL: u32 = 18;
@@ -35,9 +39,11 @@ const MSR_READ: u32 = 31;
 const MSR_WRITE: u32 = 32;
 const PREEMPTION_TIMER: u32 = 52;
 const EPT_MISCONFIGURATION: u32 = 49;
+/// A VM entry that a machine check called off.
+const MCE_DURING_VMENTRY: u32 = 1 << 31 | 41;
 
 impl Running<'_> {
-    /// Handles the exit if it is one of the simple ones. A failed entry has bit 31 set and matches none.
+    /// Handles the exit if it is one of the simple ones, and hands the host what is its own.
     #[inline]
     pub(crate) fn handle_fast(
         &mut self,
@@ -61,6 +67,16 @@ impl Running<'_> {
                 if info.valid() {
                     guard.forward_irq(u32::from(info.vector()));
                 }
+                Fast::Leave
+            }
+            EXCEPTION_NMI => {
+                if EventInfo(guard.interruption_info()).is_exception(Vector::Mc) {
+                    guard.forward_machine_check();
+                }
+                Fast::Leave
+            }
+            MCE_DURING_VMENTRY => {
+                guard.forward_machine_check();
                 Fast::Leave
             }
             _ => Fast::Leave,
