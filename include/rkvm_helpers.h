@@ -77,6 +77,11 @@ bool rkvm_read_vector(u32 number, u32 size, u8 *data);
 bool rkvm_write_vector(u32 number, u32 size, bool clear_rest, const u8 *data);
 bool rkvm_read_mmx(u32 number, u64 *value);
 bool rkvm_write_mmx(u32 number, u64 value);
+void rkvm_fninit(void);
+u16 rkvm_fnstcw(void);
+u16 rkvm_fnstsw(void);
+void rkvm_fxsave(u8 *image, bool wide);
+bool rkvm_fxrstor(const u8 *image, bool wide);
 
 /* Module parameters, by KVM's names. */
 extern bool rkvm_param_ept;
@@ -88,7 +93,7 @@ extern uint rkvm_param_ple_gap;
 extern uint rkvm_param_ple_window;
 extern bool rkvm_param_ignore_msrs;
 extern bool rkvm_param_report_ignored_msrs;
-extern bool rkvm_param_force_emulation_prefix;
+extern int rkvm_param_force_emulation_prefix;
 extern uint rkvm_param_halt_poll_ns;
 
 /* CPU hot-plug, suspend, cross calls. */

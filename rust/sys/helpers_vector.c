@@ -4,6 +4,7 @@
  * the registers unless the kernel used them meanwhile.
  */
 #include <linux/kvm_types.h>
+#include <asm/asm.h>
 #include <asm/cpufeature.h>
 #include <asm/fpu/api.h>
 #include <rkvm_helpers.h>
@@ -162,4 +163,64 @@ bool rkvm_write_mmx(u32 number, u64 value)
 	write_mmx(number, &value);
 	guest_fpu_put();
 	return true;
+}
+
+void rkvm_fninit(void)
+{
+	guest_fpu_get();
+	asm volatile("fninit");
+	guest_fpu_put();
+}
+
+u16 rkvm_fnstcw(void)
+{
+	u16 word;
+
+	guest_fpu_get();
+	asm volatile("fnstcw %0" : "=m" (word));
+	guest_fpu_put();
+	return word;
+}
+
+u16 rkvm_fnstsw(void)
+{
+	u16 word;
+
+	guest_fpu_get();
+	asm volatile("fnstsw %0" : "=m" (word));
+	guest_fpu_put();
+	return word;
+}
+
+struct fx_image { u8 b[512]; } __aligned(16);
+
+void rkvm_fxsave(u8 *image, bool wide)
+{
+	struct fx_image fx = {};
+
+	guest_fpu_get();
+	if (wide)
+		asm volatile("fxsave64 %0" : "+m" (fx));
+	else
+		asm volatile("fxsave %0" : "+m" (fx));
+	guest_fpu_put();
+	memcpy(image, &fx, sizeof(fx));
+}
+
+/* False if the processor refuses the image: a reserved bit of MXCSR. */
+bool rkvm_fxrstor(const u8 *image, bool wide)
+{
+	struct fx_image fx;
+
+	memcpy(&fx, image, sizeof(fx));
+	guest_fpu_get();
+	if (wide)
+		asm goto("1: fxrstor64 %0\n" _ASM_EXTABLE(1b, %l[refused]) : : "m" (fx) : : refused);
+	else
+		asm goto("1: fxrstor %0\n" _ASM_EXTABLE(1b, %l[refused]) : : "m" (fx) : : refused);
+	guest_fpu_put();
+	return true;
+refused:
+	guest_fpu_put();
+	return false;
 }

@@ -39,8 +39,8 @@ bool rkvm_param_report_ignored_msrs = true;
 module_param_named(report_ignored_msrs, rkvm_param_report_ignored_msrs, bool, 0644);
 MODULE_PARM_DESC(report_ignored_msrs, "Say in the log which unknown MSRs were ignored");
 
-bool rkvm_param_force_emulation_prefix;
-module_param_named(force_emulation_prefix, rkvm_param_force_emulation_prefix, bool, 0644);
+int rkvm_param_force_emulation_prefix;
+module_param_named(force_emulation_prefix, rkvm_param_force_emulation_prefix, int, 0644);
 MODULE_PARM_DESC(force_emulation_prefix, "Emulate an instruction that follows ud2; .ascii \"kvm\"");
 
 uint rkvm_param_halt_poll_ns = 200000;

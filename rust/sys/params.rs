@@ -36,8 +36,8 @@ params! {
     ignore_msrs: bool = rkvm_param_ignore_msrs;
     /// `report_ignored_msrs`.
     report_ignored_msrs: bool = rkvm_param_report_ignored_msrs;
-    /// `force_emulation_prefix`.
-    force_emulation_prefix: bool = rkvm_param_force_emulation_prefix;
+    /// `force_emulation_prefix`: not 0 turns it on, with 2 it clears RFLAGS.RF.
+    force_emulation_prefix: i32 = rkvm_param_force_emulation_prefix;
     /// `halt_poll_ns`.
     halt_poll_ns: u32 = rkvm_param_halt_poll_ns;
 }

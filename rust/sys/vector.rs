@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Vector and MMX registers of the guest whose FPU state is loaded in this task.
+//! Vector, MMX and x87 registers of the guest whose FPU state is loaded in this task.
 
 use super::bindings;
 
@@ -60,4 +60,40 @@ pub(crate) fn read_mmx(number: u8) -> Option<u64> {
 pub(crate) fn write_mmx(number: u8, value: u64) -> Option<()> {
     // SAFETY: As above.
     unsafe { bindings::rkvm_write_mmx(number.into(), value) }.then_some(())
+}
+
+/// Bytes of an FXSAVE image.
+const IMAGE: usize = 512;
+
+/// FNINIT.
+pub(crate) fn init_x87() {
+    // SAFETY: Changes the guest's registers only.
+    unsafe { bindings::rkvm_fninit() }
+}
+
+/// The x87 control word.
+pub(crate) fn x87_control() -> u16 {
+    // SAFETY: Changes nothing.
+    unsafe { bindings::rkvm_fnstcw() }
+}
+
+/// The x87 status word.
+pub(crate) fn x87_status() -> u16 {
+    // SAFETY: Changes nothing.
+    unsafe { bindings::rkvm_fnstsw() }
+}
+
+/// FXSAVE, in the format of 64-bit mode if `wide`. `None` if `image` is too short.
+pub(crate) fn fxsave(image: &mut [u8], wide: bool) -> Option<()> {
+    let image = image.get_mut(..IMAGE)?;
+    // SAFETY: The helper writes `IMAGE` bytes, of any alignment.
+    unsafe { bindings::rkvm_fxsave(image.as_mut_ptr(), wide) };
+    Some(())
+}
+
+/// FXRSTOR; whether the processor took the image. `None` if `image` is too short.
+pub(crate) fn fxrstor(image: &[u8], wide: bool) -> Option<bool> {
+    let image = image.get(..IMAGE)?;
+    // SAFETY: The helper reads `IMAGE` bytes, of any alignment; the processor checks what they say.
+    Some(unsafe { bindings::rkvm_fxrstor(image.as_ptr(), wide) })
 }

@@ -49,7 +49,10 @@ use super::{
         Completion,
         Flow, //
     },
-    run_page::InternalError,
+    run_page::{
+        InternalError,
+        UserExit, //
+    },
     Running, //
 };
 pub(crate) use view::Operand;
@@ -125,9 +128,15 @@ impl Running<'_> {
         };
         self.vcpu.stats.insn_emulation.inc();
         let mut regs = self.emulator_regs();
-        let outcome = f(&mut emulator, &mut regs, &mut View::new(self, operand));
+        let mut view = View::new(self, operand);
+        let outcome = f(&mut emulator, &mut regs, &mut view);
+        let halt_exit = view.halt_exit();
         let flow = self.finish_emulation(outcome, &regs, &mut emulator);
         self.arch.emulator = Some(emulator);
+        if halt_exit && matches!(flow, Ok(Flow::Resume)) {
+            self.vcpu.run.set_reason(UserExit::Hlt);
+            return Ok(Flow::ToUser);
+        }
         flow
     }
 

@@ -197,6 +197,9 @@ impl Running<'_> {
 
     fn inject_exception(&mut self, e: Exception) {
         self.deliver_payload(&e);
+        if e.vector == Vector::Db {
+            self.end_general_detect();
+        }
         // Faults set RF so that the instruction can go on past an instruction breakpoint; #DB decides by its cause.
         if !matches!(e.vector, Vector::Db | Vector::Bp | Vector::Of) {
             let flags = self.hw.read(GUEST_RFLAGS);

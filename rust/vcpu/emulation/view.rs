@@ -25,7 +25,8 @@ use rkvm_core::{
         TableKind,
         TableReg,
         UserExit as Request,
-        VcpuOps, //
+        VcpuOps,
+        X87, //
     },
     exception::Exception,
     mmu::walk::{
@@ -88,6 +89,8 @@ pub(super) struct View<'v, 'a> {
     hint: Option<Gpa>,
     /// That address is known to be no memory.
     device: bool,
+    /// The instruction was a HLT that user space has to wait for: there is no APIC in the kernel.
+    halt_exit: bool,
 }
 
 impl<'v, 'a> View<'v, 'a> {
@@ -97,7 +100,17 @@ impl<'v, 'a> View<'v, 'a> {
             Operand::At(gpa) => (Some(gpa), false),
             Operand::Device(gpa) => (Some(gpa), true),
         };
-        Self { r, hint, device }
+        Self {
+            r,
+            hint,
+            device,
+            halt_exit: false,
+        }
+    }
+
+    /// Whether KVM_EXIT_HLT has to follow the instruction.
+    pub(super) fn halt_exit(&self) -> bool {
+        self.halt_exit
     }
 
     /// The device register that the exit was for, if `at` is the operand it was for.
@@ -454,7 +467,8 @@ impl VcpuOps for View<'_, '_> {
 
     fn effect(&mut self, effect: Effect) -> Reply {
         match effect {
-            Effect::Halt => self.r.halt(),
+            Effect::Halt if self.r.has_kernel_apic() => self.r.halt(),
+            Effect::Halt => self.halt_exit = true,
             Effect::Invlpg(_) | Effect::Invpcid { .. } => {
                 self.r.vcpu.requests.set_own(requests::Request::TlbFlush);
             }
@@ -484,5 +498,28 @@ impl VcpuOps for View<'_, '_> {
 
     fn write_mmx(&mut self, number: u8, value: u64) -> Reply {
         vector::write_mmx(number, value).ok_or(Stop::Unhandled)
+    }
+
+    fn x87(&mut self, what: X87) -> Reply<u16> {
+        Ok(match what {
+            X87::Init => {
+                vector::init_x87();
+                0
+            }
+            X87::ControlWord => vector::x87_control(),
+            X87::StatusWord => vector::x87_status(),
+        })
+    }
+
+    fn fxsave(&mut self, image: &mut [u8], wide: bool) -> Reply {
+        vector::fxsave(image, wide).ok_or(Stop::Unhandled)
+    }
+
+    fn fxrstor(&mut self, image: &[u8], wide: bool) -> Reply {
+        match vector::fxrstor(image, wide) {
+            Some(true) => Ok(()),
+            Some(false) => Err(Stop::Fault(Exception::GP0)),
+            None => Err(Stop::Unhandled),
+        }
     }
 }

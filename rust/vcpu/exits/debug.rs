@@ -77,6 +77,14 @@ impl Running<'_> {
         self.retire(result)
     }
 
+    /// #DB is delivered: its handler may touch the debug registers (SDM, "Debug Control Register (DR7)").
+    pub(crate) fn end_general_detect(&mut self) {
+        if self.arch.debug.dr7 & dr::DR7_GD != 0 {
+            self.arch.debug.dr7 &= !dr::DR7_GD;
+            self.write_dr7();
+        }
+    }
+
     fn access_debug_register(&mut self, access: DrAccess) -> Result<(), Exception> {
         if self.cpl() != 0 {
             return Err(Exception::GP0);
@@ -86,9 +94,6 @@ impl Running<'_> {
             return Err(Exception::UD);
         }
         if self.arch.debug.dr7 & dr::DR7_GD != 0 {
-            // General detect: the handler may touch the registers, so GD goes off.
-            self.arch.debug.dr7 &= !dr::DR7_GD;
-            self.write_dr7();
             return Err(Exception::db(dr::DR6_BD));
         }
         if access.read {

@@ -31,6 +31,8 @@ use crate::{
 
 /// `ud2; .ascii "kvm"`: the next instruction is to be emulated.
 const FORCED_EMULATION_PREFIX: [u8; 5] = [0x0f, 0x0b, b'k', b'v', b'm'];
+/// A bit of `force_emulation_prefix`: the instruction starts without RFLAGS.RF, which the #UD of the prefix has set.
+const FORCED_EMULATION_CLEARS_RF: i32 = 1 << 1;
 
 impl Running<'_> {
     pub(super) fn exit_exception(&mut self) -> Result<Flow> {
@@ -64,20 +66,27 @@ impl Running<'_> {
 
     /// An IRET that unblocked NMIs has faulted: NMIs are still blocked.
     pub(super) fn restore_nmi_blocking(&mut self, info: EventInfo) {
-        if info.nmi_unblocked_by_iret() && info.vector() != Vector::Df as u8 && self.arch.events.injected.is_none() {
+        if info.nmi_unblocked_by_iret()
+            && info.vector() != Vector::Df as u8
+            && self.arch.events.injected.is_none()
+        {
             let state = self.hw.read(GUEST_INTERRUPTIBILITY_INFO);
-            self.hw.write(GUEST_INTERRUPTIBILITY_INFO, state | interruptibility::NMI);
+            self.hw
+                .write(GUEST_INTERRUPTIBILITY_INFO, state | interruptibility::NMI);
         }
     }
 
     /// #UD: an instruction that only the emulator has, or one that nobody has.
     fn exit_undefined(&mut self) -> Result<Flow> {
-        if params::force_emulation_prefix() {
+        let forced = params::force_emulation_prefix();
+        if forced != 0 {
             let mut bytes = [0; 5];
             let rip = self.linear_rip();
             if self.fetch(rip, &mut bytes) == Ok(bytes.len()) && bytes == FORCED_EMULATION_PREFIX {
-                let flags = self.hw.read(GUEST_RFLAGS);
-                self.hw.write(GUEST_RFLAGS, flags & !rflags::RF);
+                if forced & FORCED_EMULATION_CLEARS_RF != 0 {
+                    let flags = self.hw.read(GUEST_RFLAGS);
+                    self.hw.write(GUEST_RFLAGS, flags & !rflags::RF);
+                }
                 let rip = self.hw.read(GUEST_RIP).wrapping_add(5);
                 self.hw.write(GUEST_RIP, rip);
                 return self.emulate_forced();
