@@ -9,6 +9,7 @@ mod cpuid;
 mod debugger;
 mod dirty_log;
 mod exceptions;
+mod forced_emulation;
 mod hlt;
 mod hypercall;
 mod injection;
@@ -53,6 +54,17 @@ pub struct Test {
     pub run: fn(&mut Tap, &Device) -> Outcome,
 }
 
+impl Test {
+    /// What it needs of the machine, as the harness reads it from the list: `key=value`.
+    pub fn needs(&self) -> &'static str {
+        match self.name {
+            // Thousands of states are loaded.
+            "forced_emulation" => "timeout=900 ",
+            _ => "",
+        }
+    }
+}
+
 macro_rules! tests {
     ($($name:ident: $about:literal,)*) => {
         /// All tests, in the order they are run.
@@ -72,6 +84,7 @@ tests! {
     mmio: "loads, stores and string moves to where no RAM is",
     cpuid: "supported leaves, the guest's CPUID, OSXSAVE",
     exceptions: "#DE #BP #UD #NM #DF #GP #PF to the guest's IDT, triple fault",
+    forced_emulation: "the emulator beside the processor, in all modes",
     injection: "VCPU_EVENTS, KVM_NMI, KVM_INTERRUPT and its window",
     hlt: "HLT with and without an in-kernel local APIC",
     signals: "signals, immediate_exit, KVM_SET_SIGNAL_MASK",

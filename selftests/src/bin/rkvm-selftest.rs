@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     if args.list {
         for test in ALL {
-            println!("{:18} -- {}", test.name, test.about);
+            println!("{:18} {}-- {}", test.name, test.needs(), test.about);
         }
         return ExitCode::SUCCESS;
     }

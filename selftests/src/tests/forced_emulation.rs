@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The same instruction executed by the processor and by the emulator, from the same state: everything that can be seen
+//! afterwards has to be equal.
+//!
+//! The emulator is asked for by the prefix `ud2; .ascii "kvm"`, which the module parameter `force_emulation_prefix` turns on.
+//! The prefix lies in front of the place of the instruction, so that all addresses are the same. If the prefix were not
+//! taken, the guest would see a #UD five bytes earlier: no case can pass by chance.
+
+mod cases;
+mod guest;
+mod outcome;
+
+use crate::device::Device;
+use crate::ram::Ram;
+use crate::tap::Tap;
+use crate::vcpu::Vcpu;
+use crate::vm::Vm;
+use crate::{Outcome, MIB};
+use guest::{Guest, Mode};
+use kvm_bindings::*;
+use std::fs;
+
+const PREFIX: [u8; 5] = [0x0f, 0x0b, b'k', b'v', b'm'];
+/// On, and RFLAGS.RF cleared: the processor sets it in the state that it saves at a fault, as the #UD of the prefix is one.
+const ON: &str = "3";
+
+pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
+    let c_kvm = !std::path::Path::new("/sys/module/rkvm").exists();
+    let module = if c_kvm { "kvm" } else { "rkvm" };
+    let parameter = format!("/sys/module/{module}/parameters/force_emulation_prefix");
+    let old = match fs::read_to_string(&parameter)
+        .and_then(|old| fs::write(&parameter, ON).map(|()| old))
+    {
+        Ok(old) => old,
+        Err(e) => {
+            t.skip("emulated as executed", format!("{parameter}: {e}"));
+            return Ok(());
+        }
+    };
+    let result = all(t, dev, c_kvm);
+    fs::write(&parameter, old.trim())?;
+    result
+}
+
+fn all(t: &mut Tap, dev: &Device, c_kvm: bool) -> Outcome {
+    let vm = Vm::new(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut vcpu = vm.vcpu(0)?;
+    let fresh = vcpu.fd.get_sregs()?;
+    let xsave = vectors(&vcpu)?;
+    let image = |mode| (mode, Guest::new(mode, &ram, &fresh).image());
+    let images: Vec<(Mode, Vec<u64>)> = Mode::ALL.into_iter().map(image).collect();
+    let filter = std::env::var("RKVM_CASE").unwrap_or_default();
+    let mut known = 0;
+    for (subject, cases) in cases::ALL {
+        for case in cases {
+            let what = format!("{subject}: {}", case.what);
+            if !what.contains(&filter) {
+                continue;
+            }
+            let mut wrong = Vec::new();
+            for (mode, image) in &images {
+                let mode = *mode;
+                if case.modes & mode as u16 == 0 {
+                    continue;
+                }
+                let mut execute = |forced: bool| {
+                    guest::restore(&ram, image);
+                    prepare(&vcpu, &ram, &fresh, &xsave, case, mode, forced)?;
+                    outcome::Outcome::run(&mut vcpu, &ram)
+                };
+                let native = execute(false)?;
+                let emulated = execute(true)?;
+                let differences = emulated.differences(&native);
+                if !differences.is_empty() {
+                    wrong.push(format!(
+                        "{mode:?}: emulated {}, natively {}",
+                        emulated.end(),
+                        native.end()
+                    ));
+                    wrong.extend(differences);
+                }
+            }
+            if c_kvm && !wrong.is_empty() {
+                // C KVM is not under test: its emulator knows less, and some of what it knows differs.
+                known += 1;
+                t.diag(format!("C KVM differs: {what}"));
+            } else {
+                t.ok(what, wrong.is_empty());
+            }
+            wrong.iter().for_each(|line| t.diag(line));
+        }
+    }
+    if c_kvm {
+        t.diag(format!("C KVM differs in {known} cases"));
+    }
+    Ok(())
+}
+
+/// Loads the state that `case` starts from in `mode`.
+fn prepare(
+    vcpu: &Vcpu,
+    ram: &Ram,
+    fresh: &kvm_sregs,
+    xsave: &kvm_xsave,
+    case: &cases::Case,
+    mode: Mode,
+    forced: bool,
+) -> Result<(), crate::errno::Errno> {
+    let mut guest = Guest::new(mode, ram, fresh);
+    (case.set)(&mut guest);
+    ram.write(guest::CODE + guest::AT, case.bytes);
+    // The native run has the prefix in front as well: memory is to be equal.
+    ram.write(guest::CODE + guest::AT - PREFIX.len() as u64, &PREFIX);
+    if forced {
+        guest.regs.rip -= PREFIX.len() as u64;
+    }
+    for index in outcome::MSRS {
+        let value = match index {
+            0x174 => guest::sel::CODE64.into(),
+            0x175 => guest::STACK + 0x1400,
+            0x176 | 0xc000_0082 => guest::CODE + 0x555,
+            0x277 => 0x0007_0406_0007_0406,
+            0xc000_0081 => {
+                u64::from(guest::sel::CODE64) << 32 | u64::from(guest::sel::USER_CODE32) << 48
+            }
+            0xc000_0084 => 0x4_0700,
+            0xc000_0102 => guest::DATA,
+            _ => 7,
+        };
+        vcpu.set_msr(index, value)?;
+    }
+    vcpu.fd.set_xcrs(&kvm_xcrs {
+        nr_xcrs: 1,
+        xcrs: {
+            let mut all = [kvm_xcr::default(); 16];
+            all[0].value = 7;
+            all
+        },
+        ..Default::default()
+    })?;
+    guest::load(vcpu, &guest, xsave)
+}
+
+/// x87, XMM and YMM registers with a byte pattern.
+fn vectors(vcpu: &Vcpu) -> Result<kvm_xsave, crate::errno::Errno> {
+    let mut xsave = vcpu.fd.get_xsave()?;
+    let word = |offset: usize| offset / 4;
+    for n in word(160)..word(416) {
+        xsave.region[n] = (n as u32).wrapping_mul(0x0b07_0503);
+    }
+    for n in word(576)..word(832) {
+        xsave.region[n] = (n as u32).wrapping_mul(0x0103_0511);
+    }
+    // Control word and MXCSR as after reset, and all of the three parts in use.
+    xsave.region[0] = 0x37f;
+    xsave.region[word(24)] = 0x1f80;
+    xsave.region[word(512)] |= 7;
+    Ok(xsave)
+}
