@@ -12,7 +12,8 @@ use rkvm_core::{
     vmx::{
         event::{
             interruptibility,
-            pending_debug, //
+            pending_debug,
+            EventType, //
         },
         exit::qualification::DrAccess,
         fields::*,
@@ -52,6 +53,10 @@ impl Running<'_> {
         let conditions = self.hw.read(EXIT_QUALIFICATION) & CONDITIONS;
         if let Some(flow) = self.debugger_takes_db(conditions) {
             return Ok(flow);
+        }
+        if self.exit_interruption().kind() == EventType::PrivilegedSoftwareException {
+            // INT1 is a trap, the exit comes before RIP moves on.
+            self.skip_instruction();
         }
         // The exit keeps RF and the trap itself away; entry insists that a shadow with TF has the step pending.
         if conditions & dr::DR6_BS == 0 {
