@@ -56,7 +56,8 @@ cases! {
     ANY, "REP MOVSB", [0xf3 0xa4];
     ANY, "REP MOVSD", [0xf3 0xa5];
     ANY, "REP MOVSB backwards", [0xf3 0xa4], |g| g.regs.rflags |= DF;
-    ANY, "REP MOVSB, the other address size", [0x67 0xf3 0xa4];
+    // In 64-bit mode Bochs fails an assertion of its own.
+    LEGACY, "REP MOVSB, the other address size", [0x67 0xf3 0xa4];
     ANY, "REP MOVSB of nothing", [0xf3 0xa4], |g| g.regs.rcx = 0;
     ANY, "REP STOSD", [0xf3 0xab];
     ANY, "REP LODSD", [0xf3 0xad];
