@@ -357,7 +357,8 @@ impl<'a> Guest<'a> {
         for page in 0..0x100u64 {
             let entry = (page << 12) | 0x67;
             let entry = match page << 12 {
-                READ_ONLY => entry & !2 & !0x40,
+                // Dirty already: Bochs panics where a write without CR0.WP has to set that.
+                READ_ONLY => entry & !2,
                 ABSENT => 0,
                 SUPERVISOR => entry & !4,
                 _ => entry,
