@@ -403,6 +403,7 @@ mod tests {
             argv: vec!["/t".into()],
             devices: vec![Device::Rkvm],
             timeout: 5,
+            only_named: false,
             needs,
         }
     }

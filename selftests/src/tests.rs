@@ -59,7 +59,7 @@ impl Test {
     pub fn needs(&self) -> &'static str {
         match self.name {
             // Thousands of states are loaded.
-            "forced_emulation" => "timeout=900 ",
+            "forced_emulation" => "timeout=900 when=named ",
             _ => "",
         }
     }
