@@ -7,9 +7,11 @@
 
 use crate::errno::Errno;
 use crate::PAGE;
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// A private anonymous mapping and the guest-physical address it stands at.
+/// A mapping and the guest-physical address it stands at.
 pub struct Ram {
     base: *mut u8,
     len: usize,
@@ -24,17 +26,27 @@ unsafe impl Sync for Ram {}
 impl Ram {
     /// Maps `len` bytes, zero, for the guest-physical address `gpa`.
     pub fn new(gpa: u64, len: usize) -> Result<Self, Errno> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        Ram::map(gpa, len, flags, None)
+    }
+
+    /// Maps `len` bytes of huge pages of `1 << shift` bytes each.
+    pub fn huge(gpa: u64, len: usize, shift: i32) -> Result<Self, Errno> {
+        let size = shift << libc::MAP_HUGE_SHIFT;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | size;
+        Ram::map(gpa, len, flags, None)
+    }
+
+    /// Maps `len` bytes of `file` from the byte `offset` on, shared.
+    pub fn of_file(gpa: u64, len: usize, file: &File, offset: i64) -> Result<Self, Errno> {
+        Ram::map(gpa, len, libc::MAP_SHARED, Some((file, offset)))
+    }
+
+    fn map(gpa: u64, len: usize, flags: i32, file: Option<(&File, i64)>) -> Result<Self, Errno> {
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let (fd, offset) = file.map_or((-1, 0), |(f, offset)| (f.as_raw_fd(), offset));
         // SAFETY: a new mapping at an address the kernel picks touches nothing that exists.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, fd, offset) };
         if base == libc::MAP_FAILED {
             return Err(Errno::last());
         }

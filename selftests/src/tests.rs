@@ -7,16 +7,19 @@ mod capabilities;
 mod coalesced_mmio;
 mod cpuid;
 mod debugger;
+mod device_memory;
 mod dirty_log;
 mod exceptions;
 mod forced_emulation;
 mod hlt;
+mod huge_pages;
 mod hypercall;
 mod injection;
 mod ioeventfd;
 mod irqfd;
 mod lapic_timer;
 mod lifecycle;
+mod memory_errors;
 mod memslot_readonly;
 mod memslot_running;
 mod memslots;
@@ -35,6 +38,7 @@ mod pio_string;
 mod pit;
 mod signals;
 mod smp;
+mod split_irqchip;
 mod state_cpu;
 mod state_vm;
 mod stats;
@@ -60,6 +64,7 @@ impl Test {
         match self.name {
             // Thousands of states are loaded.
             "forced_emulation" => "timeout=900 when=named ",
+            "huge_pages" => "mem=3072 append=hugepagesz=1G,hugepages=1,hugepagesz=2M,hugepages=4 ",
             _ => "",
         }
     }
@@ -93,9 +98,13 @@ tests! {
     memslot_running: "slots changed under a running guest",
     dirty_log: "KVM_GET_DIRTY_LOG",
     notifier: "host pages dropped, moved, copied, swapped under a guest",
+    huge_pages: "guest memory in pages of 2 MiB and 1 GiB",
+    device_memory: "a slot over memory of a device",
+    memory_errors: "a broken page of guest memory: SIGBUS",
     ioeventfd: "KVM_IOEVENTFD on ports and memory",
     irqfd: "KVM_IRQFD, edges and resampled levels",
     msi: "KVM_SIGNAL_MSI and KVM_SET_GSI_ROUTING",
+    split_irqchip: "local APICs in the kernel, the rest in user space",
     lapic_timer: "one-shot, periodic, TSC deadline",
     pit: "PIT and PIC",
     smp: "INIT and SIPI, interrupts between two vCPUs",

@@ -44,7 +44,7 @@ use rkvm_harness::job::Report;
 use rkvm_harness::job::Task;
 
 /// What a sound kernel does not say.
-const COMPLAINTS: [&str; 22] = [
+const COMPLAINTS: [&str; 23] = [
     "WARNING:",
     "BUG:",
     "BUG ",
@@ -63,7 +63,8 @@ const COMPLAINTS: [&str; 22] = [
     "suspicious RCU usage",
     "scheduling while atomic",
     "sleeping function called",
-    "corruption",
+    "list_add corruption",
+    "list_del corruption",
     "unchecked MSR access",
     "blocked for more than",
     "rcu: INFO:",
@@ -173,7 +174,8 @@ impl Init {
                 Ok(()) => self.execute(&task),
                 Err(e) => Outcome::NotRun(format!("{e:#}").replace('\n', "; ")),
             };
-            let spent = self::ticks().wrapping_sub(before);
+            // A suspended machine begins to count anew.
+            let spent = self::ticks().saturating_sub(before);
             for line in new_records(&mut self.kmsg) {
                 if COMPLAINTS.iter().any(|word| line.contains(word)) {
                     self.report(&Report::Kernel(number, line))?;

@@ -26,6 +26,11 @@ struct Header {
     data_offset: u64,
 }
 
+/// All statistics of a VM or a vCPU at this moment, each one's first value, by name.
+pub fn of(fd: RawFd) -> Outcome<BTreeMap<String, u64>> {
+    read(&open(fd)?)
+}
+
 fn open(fd: RawFd) -> Result<File, Errno> {
     let fd = sys::ioctl(fd, sys::KVM_GET_STATS_FD, 0)?;
     // SAFETY: the descriptor is new and ours.
