@@ -31,9 +31,6 @@ check "C KVM unloads" sh -c 'rmmod kvm_intel && rmmod kvm'
 check "rkvm loads again" insmod /rkvm.ko
 
 mark
-# By default C KVM registers its crash callback before it asks for the device number, and warns that there is one. That
-# is its own order, which rkvm can't change; so it is asked to leave VMX operation to the first VM.
-modprobe kvm enable_virt_at_load=0
 refused "C KVM does not load beside rkvm" modprobe kvm_intel enable_apicv=0
 rmmod kvm_intel kvm 2>/dev/null
 check "rkvm is unhurt" test -c /dev/rkvm

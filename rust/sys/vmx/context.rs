@@ -93,7 +93,8 @@ unsafe impl Sync for VmcsContext {}
 
 impl VmcsContext {
     /// A clear VMCS. `revision` is bits 30:0 of IA32_VMX_BASIC.
-    pub(crate) fn new(_hw: &HwEnabled, revision: u32) -> Result<Self> {
+    pub(crate) fn new(hw: &HwEnabled, revision: u32) -> Result<Self> {
+        hw.watch_for_crash();
         let region = TablePage::new()?;
         if !region.write_u32(0, revision) {
             return Err(EINVAL);

@@ -5,7 +5,13 @@
 //! The kernel counts users of VMX operation for each CPU; rkvm takes one reference on each CPU that comes online and
 //! gives it back before the CPU goes. C KVM's counterpart is "kvm_enable_virtualization" in `virt/kvm/kvm_main.c`.
 
-use core::ffi::c_void;
+use core::{
+    ffi::c_void,
+    sync::atomic::{
+        AtomicBool,
+        Ordering, //
+    }, //
+};
 
 use kernel::{
     bindings as kb,
@@ -25,14 +31,14 @@ use crate::sys::{
 /// Proof that every online CPU is in VMX operation, and every CPU that comes online will be.
 pub(crate) struct HwEnabled {
     _locals: Installed<KVVec<CpuLocal>>,
+    /// The emergency callback is registered.
+    watched: AtomicBool,
 }
 
 impl HwEnabled {
     /// Enters VMX operation on all CPUs. EBUSY if somebody else's hypervisor has it, EIO if the firmware forbids it.
     pub(crate) fn new() -> Result<Self> {
         let locals = percpu::allocate()?;
-        // SAFETY: The callback lives as long as the module; `drop` unregisters it.
-        unsafe { (restricted().x86_virt_register_emergency_callback)(Some(emergency)) };
         // SAFETY: The state is KVM's own and free while C KVM is not loaded; the callbacks are unregistered by `drop`.
         let ret = unsafe {
             kb::__cpuhp_setup_state(
@@ -45,26 +51,41 @@ impl HwEnabled {
             )
         };
         if ret < 0 {
-            // SAFETY: Registered above.
-            unsafe { (restricted().x86_virt_unregister_emergency_callback)(Some(emergency)) };
             return Err(Error::from_errno(ret));
         }
         // SAFETY: The structures are static; `drop` unregisters them.
         unsafe { bindings::register_syscore(SYSCORE.0.get()) };
         // SAFETY: Paired by `drop`. vCPUs register notifiers, which count only while they are switched on.
         unsafe { bindings::preempt_notifier_inc() };
-        Ok(Self { _locals: locals })
+        Ok(Self {
+            _locals: locals,
+            watched: AtomicBool::new(false),
+        })
+    }
+
+    /// From the first VMCS on, a crash or reboot has something to VMCLEAR.
+    ///
+    /// Not before, because there is one such callback in the kernel: C KVM, when somebody tries to load it beside an
+    /// idle rkvm, registers its own before it finds VMX operation taken, and would warn.
+    pub(super) fn watch_for_crash(&self) {
+        if !self.watched.swap(true, Ordering::AcqRel) {
+            // SAFETY: The callback lives as long as the module; `drop` unregisters it.
+            unsafe { (restricted().x86_virt_register_emergency_callback)(Some(emergency)) };
+        }
     }
 }
 
 impl Drop for HwEnabled {
     fn drop(&mut self) {
-        // SAFETY: Everything was registered by `new`.
+        if *self.watched.get_mut() {
+            // SAFETY: Registered by `watch_for_crash`.
+            unsafe { (restricted().x86_virt_unregister_emergency_callback)(Some(emergency)) };
+        }
+        // SAFETY: All the rest was registered by `new`.
         unsafe {
             bindings::preempt_notifier_dec();
             bindings::unregister_syscore(SYSCORE.0.get());
             kb::__cpuhp_remove_state(kb::cpuhp_state_CPUHP_AP_KVM_ONLINE, true);
-            (restricted().x86_virt_unregister_emergency_callback)(Some(emergency));
         }
     }
 }
