@@ -15,7 +15,7 @@ impl Cursor<'_> {
     #[inline(always)]
     pub(super) fn quick(&mut self) -> Reply<bool> {
         self.ensure(2)?;
-        let [b0, b1, b2, b3, ..] = self.insn.bytes;
+        let [b0, b1, ..] = self.insn.bytes;
         let mut opcode = b0;
         let mut modrm = b1;
         let mut used = 2;
@@ -29,7 +29,7 @@ impl Cursor<'_> {
         if prefixed {
             self.ensure(3)?;
             opcode = b1;
-            modrm = b2;
+            [_, _, modrm, ..] = self.insn.bytes;
             used = 3;
         }
         let mut rex = 0;
@@ -38,6 +38,8 @@ impl Cursor<'_> {
             opcode = modrm;
             used = if prefixed { 4 } else { 3 };
             self.ensure(used)?;
+            // Only now it is there, if the instruction crosses a page.
+            let [_, _, b2, b3, ..] = self.insn.bytes;
             modrm = if prefixed { b3 } else { b2 };
         }
         let entry = match opcode {

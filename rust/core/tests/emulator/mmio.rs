@@ -234,3 +234,40 @@ fn fxsave_and_fxrstor_move_what_the_mode_has() {
         assert!(m.cpu.fx[bytes..].iter().all(|b| *b == 0));
     }
 }
+
+#[test]
+fn the_place_of_the_code_makes_no_difference() {
+    // MOVs with and without 66, FS, REX, SIB, displacement and immediate; each is fetched in two parts everywhere.
+    let moves: [&[u8]; 10] = [
+        &[0x89, 0x7e, 0x04],
+        &[0x66, 0x89, 0x7e, 0x04],
+        &[0x64, 0x8b, 0x46, 0x08],
+        &[0x48, 0x8b, 0x46, 0x08],
+        &[0x66, 0x45, 0x89, 0x41, 0x10],
+        &[0x64, 0x4c, 0x8b, 0x46, 0x08],
+        &[0x8a, 0x44, 0x0e, 0x02],
+        &[0x41, 0xc6, 0x41, 0x08, 0x5a],
+        &[0x66, 0xc7, 0x86, 0x10, 0, 0, 0, 0x34, 0x12],
+        &[0x48, 0xc7, 0x46, 0x20, 0x78, 0x56, 0x34, 0x12],
+    ];
+    for code in moves {
+        let run = |at: u64| {
+            let mut m = Machine::new(Mode::Long64, &[]);
+            m.cpu.put(at, code);
+            m.regs.rip = at;
+            m.regs.gpr = [0x1122_3344_5566_7788; 16];
+            m.regs.gpr[1] = 1;
+            m.regs.gpr[6] = DATA;
+            m.regs.gpr[9] = DATA;
+            m.cpu.put(DATA, &[0xa5; 64]);
+            let outcome = m.start();
+            let moved = m.regs.rip - at;
+            (outcome, moved, m.regs.gpr, m.cpu.get(DATA, 64).to_vec())
+        };
+        let whole = run(CODE);
+        assert_eq!(whole.1, code.len() as u64, "{code:x?}");
+        for first in 1..code.len() as u64 {
+            assert_eq!(whole, run(CODE + 0x1000 - first), "{code:x?} after {first}");
+        }
+    }
+}
