@@ -21,6 +21,7 @@ pub mod tests;
 pub mod vcpu;
 pub mod vm;
 pub mod vmm;
+pub mod watcher;
 
 /// What a test, a benchmark or the VMM answers when it can't go on.
 pub type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;

@@ -11,15 +11,12 @@ use crate::errno::Errno;
 use crate::ram::Ram;
 use crate::setup::{self, Mode};
 use crate::tap::Tap;
-use crate::vcpu::{Exit, Vcpu};
+use crate::vcpu::Exit;
 use crate::vm::Vm;
+use crate::watcher::{watch, Seen, STOP, WINDOW};
 use crate::{Outcome, MIB, PAGE};
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread;
 
-const WINDOW: u64 = 0x100_0000;
 const PAGES: usize = 16;
-const STOP: u32 = 0x5705_7057;
 const ALL: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
@@ -29,86 +26,43 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     swapped(t, dev)
 }
 
-fn watch(mut vcpu: Vcpu, tell: &Sender<u32>) -> Outcome {
-    loop {
-        match vcpu.run()? {
-            Exit::Out {
-                port: 0x40,
-                size: 4,
-                data,
-            } => {
-                let value = u32::from_le_bytes([data[0], data[1], data[2], data[3]]);
-                tell.send(value)?;
-                if value == STOP {
-                    return Ok(());
-                }
-            }
-            other => return Err(format!("{other:?}").into()),
-        }
-    }
-}
-
-fn see(t: &mut Tap, seen: &Receiver<u32>, what: &str, want: u32) -> Outcome {
-    let got = seen.recv().map_err(|_| "the vCPU thread ended")?;
-    t.eq(what, got, want);
-    Ok(())
-}
-
 fn running(t: &mut Tap, dev: &Device) -> Outcome {
     let vm = Vm::new(dev)?;
     let ram = vm.add_ram(0, 0, MIB)?;
     let window = vm.add_ram(1, WINDOW, PAGES * PAGE)?;
-    let vcpu = vm.vcpu(0)?;
-    let code = asm64(|a| {
-        a.sti()?;
-        a.xor(ebx, ebx)?;
-        let mut again = a.create_label();
-        a.set_label(&mut again)?;
-        a.mov(eax, dword_ptr(WINDOW))?;
-        a.cmp(eax, ebx)?;
-        a.je(again)?;
-        a.mov(ebx, eax)?;
-        a.out(0x40, eax)?;
-        a.jmp(again)
-    });
-    setup::start(&vcpu, &ram, Mode::Long, &code)?;
     window.set32(WINDOW, 1);
-    let (tell, seen) = mpsc::channel();
-    thread::scope(|s| -> Outcome {
-        let runner = s.spawn(move || watch(vcpu, &tell));
-        let result = changes(t, &window, &seen);
+    let steps = |seen: &Seen| changes(t, &window, seen);
+    watch(vm.vcpu(0)?, &ram, steps, || {
         window.set32(WINDOW, STOP);
-        runner.join().map_err(|_| "the vCPU thread panicked")??;
-        result
+        Ok(())
     })
 }
 
-fn changes(t: &mut Tap, window: &Ram, seen: &Receiver<u32>) -> Outcome {
-    see(t, seen, "the guest sees the first page", 1)?;
+fn changes(t: &mut Tap, window: &Ram, seen: &Seen) -> Outcome {
+    seen.next(t, "the guest sees the first page", 1)?;
     window.advise(WINDOW, PAGE, libc::MADV_DONTNEED)?;
-    see(t, seen, "MADV_DONTNEED: a page of zeros", 0)?;
+    seen.next(t, "MADV_DONTNEED: a page of zeros", 0)?;
     window.set32(WINDOW, 2);
-    see(t, seen, "and what is written to it", 2)?;
+    seen.next(t, "and what is written to it", 2)?;
 
     let other = Ram::new(0, PAGES * PAGE)?;
     other.set32(0, 3);
     window.move_pages_from(WINDOW, &other, 0, PAGE)?;
-    see(t, seen, "mremap over it: the moved page", 3)?;
+    seen.next(t, "mremap over it: the moved page", 3)?;
     window.set32(WINDOW, 4);
-    see(t, seen, "and what is written to it", 4)?;
+    seen.next(t, "and what is written to it", 4)?;
 
     window.remap(WINDOW, PAGE, ALL)?;
-    see(t, seen, "mmap over it: a page of zeros", 0)?;
+    seen.next(t, "mmap over it: a page of zeros", 0)?;
     window.set32(WINDOW, 5);
-    see(t, seen, "and what is written to it", 5)?;
+    seen.next(t, "and what is written to it", 5)?;
 
     for value in 8..11 {
         // Without swap the page stays, which is as good for this step.
         window.advise(WINDOW, PAGE, libc::MADV_PAGEOUT)?;
         window.set32(WINDOW, value);
-        see(
+        seen.next(
             t,
-            seen,
             &format!("paged out under the guest, then {value} is written"),
             value,
         )?;
@@ -117,7 +71,7 @@ fn changes(t: &mut Tap, window: &Ram, seen: &Receiver<u32>) -> Outcome {
 }
 
 /// After fork() the first write of the parent makes a new page: the guest has to follow.
-fn copy_on_write(t: &mut Tap, window: &Ram, seen: &Receiver<u32>) -> Outcome {
+fn copy_on_write(t: &mut Tap, window: &Ram, seen: &Seen) -> Outcome {
     let mut ends = [0; 2];
     // SAFETY: room for two descriptors.
     if unsafe { libc::pipe(ends.as_mut_ptr()) } != 0 {
@@ -138,7 +92,7 @@ fn copy_on_write(t: &mut Tap, window: &Ram, seen: &Receiver<u32>) -> Outcome {
         return Err(Errno::last().into());
     }
     window.set32(WINDOW, 6);
-    see(t, seen, "a write while a forked child shares the page", 6)?;
+    seen.next(t, "a write while a forked child shares the page", 6)?;
     // SAFETY: our own descriptors and child.
     unsafe {
         libc::close(ends[0]);
@@ -146,7 +100,7 @@ fn copy_on_write(t: &mut Tap, window: &Ram, seen: &Receiver<u32>) -> Outcome {
         libc::waitpid(child, std::ptr::null_mut(), 0);
     }
     window.set32(WINDOW, 7);
-    see(t, seen, "a write after the child is gone", 7)
+    seen.next(t, "a write after the child is gone", 7)
 }
 
 /// Pages the guest wrote are dropped: it writes to fresh ones, and no write goes to the old.
