@@ -31,8 +31,6 @@ pub struct Test {
     pub devices: Vec<Device>,
     /// Seconds of the machine's time.
     pub timeout: u32,
-    /// Runs only when it is asked for by name: it takes too long for every check.
-    pub only_named: bool,
     /// The machine.
     pub needs: Needs,
 }
@@ -73,7 +71,6 @@ impl Test {
             argv: argv.iter().map(|arg| arg.to_string()).collect(),
             devices: vec![Device::Rkvm, Device::Kvm],
             timeout: 60,
-            only_named: false,
             needs: Needs {
                 cpus: 1,
                 mem: 1024,
@@ -104,8 +101,7 @@ impl Test {
                     _ => bail!("on={value} is neither rkvm, kvm, both nor any"),
                 }
             }
-            "when" if value == "named" => self.only_named = true,
-            _ => bail!("no test has a property {key}={value}"),
+            _ => bail!("no test has a property {key}"),
         }
         Ok(())
     }

@@ -403,7 +403,6 @@ mod tests {
             argv: vec!["/t".into()],
             devices: vec![Device::Rkvm],
             timeout: 5,
-            only_named: false,
             needs,
         }
     }

@@ -125,7 +125,7 @@ fn choose(mut tests: Vec<Test>, args: &Args) -> Result<Vec<Test>> {
             .iter()
             .any(|pattern| matches(pattern, &test.name))
     };
-    tests.retain(|test| (args.names.is_empty() && !test.only_named) || wanted(test));
+    tests.retain(|test| args.names.is_empty() || wanted(test));
     for test in &mut tests {
         test.devices.retain(|device| match args.on {
             On::Both => true,

@@ -353,7 +353,8 @@ impl Emulator {
                 self.deliver(done)
             }
             Ok(Flow::More) => {
-                let flags = flags | (regs.rflags & rflags::RF);
+                // Whatever comes between two iterations finds RF set (SDM, "Instruction-Breakpoint Exception Condition").
+                let flags = flags | rflags::RF;
                 let rip = regs.rip;
                 let done = self.commit(regs, rip, flags, shadow, trap, true);
                 self.deliver(done)

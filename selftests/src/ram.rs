@@ -124,6 +124,13 @@ impl Ram {
         self.word64(gpa).store(value, Ordering::SeqCst);
     }
 
+    /// The quadwords of `len` bytes from the aligned `gpa`.
+    pub fn words(&self, gpa: u64, len: usize) -> &[AtomicU64] {
+        assert!(gpa % 8 == 0, "{gpa:#x} is not aligned");
+        // SAFETY: in range by `at`, aligned as just checked, and atomics may be shared with a guest.
+        unsafe { std::slice::from_raw_parts(self.at(gpa, len).cast(), len / 8) }
+    }
+
     /// Reads the aligned doubleword at `gpa`.
     pub fn get32(&self, gpa: u64) -> u32 {
         self.word32(gpa).load(Ordering::SeqCst)

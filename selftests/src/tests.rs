@@ -63,7 +63,7 @@ impl Test {
     pub fn needs(&self) -> &'static str {
         match self.name {
             // Thousands of states are loaded.
-            "forced_emulation" => "timeout=900 when=named ",
+            "forced_emulation" => "timeout=120 on=rkvm ",
             "huge_pages" => "mem=3072 append=hugepagesz=1G,hugepages=1,hugepagesz=2M,hugepages=4 ",
             _ => "",
         }

@@ -8,16 +8,19 @@
 //! taken, the guest would see a #UD five bytes earlier: no case can pass by chance.
 
 mod cases;
+mod end;
 mod guest;
-mod outcome;
 
 use crate::device::Device;
+use crate::errno::Errno;
 use crate::ram::Ram;
 use crate::tap::Tap;
 use crate::vcpu::Vcpu;
 use crate::vm::Vm;
 use crate::{Outcome, MIB};
-use guest::{Guest, Mode};
+use cases::Case;
+use end::End;
+use guest::{Guest, Image, Mode};
 use kvm_bindings::*;
 use std::fs;
 
@@ -44,13 +47,8 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
 }
 
 fn all(t: &mut Tap, dev: &Device, c_kvm: bool) -> Outcome {
-    let vm = Vm::new(dev)?;
-    let ram = vm.add_ram(0, 0, MIB)?;
-    let mut vcpu = vm.vcpu(0)?;
-    let fresh = vcpu.fd.get_sregs()?;
-    let xsave = vectors(&vcpu)?;
-    let image = |mode| (mode, Guest::new(mode, &ram, &fresh).image());
-    let images: Vec<(Mode, Vec<u64>)> = Mode::ALL.into_iter().map(image).collect();
+    let mut machine = Machine::new(dev)?;
+    machine.execute(&cases::FIRST, Mode::Vm86, false)?;
     let filter = std::env::var("RKVM_CASE").unwrap_or_default();
     let mut known = 0;
     for (subject, cases) in cases::ALL {
@@ -59,29 +57,7 @@ fn all(t: &mut Tap, dev: &Device, c_kvm: bool) -> Outcome {
             if !what.contains(&filter) {
                 continue;
             }
-            let mut wrong = Vec::new();
-            for (mode, image) in &images {
-                let mode = *mode;
-                if case.modes & mode as u16 == 0 {
-                    continue;
-                }
-                let mut execute = |forced: bool| {
-                    guest::restore(&ram, image);
-                    prepare(&vcpu, &ram, &fresh, &xsave, case, mode, forced)?;
-                    outcome::Outcome::run(&mut vcpu, &ram)
-                };
-                let native = execute(false)?;
-                let emulated = execute(true)?;
-                let differences = emulated.differences(&native);
-                if !differences.is_empty() {
-                    wrong.push(format!(
-                        "{mode:?}: emulated {}, natively {}",
-                        emulated.end(),
-                        native.end()
-                    ));
-                    wrong.extend(differences);
-                }
-            }
+            let wrong = machine.compare(case)?;
             if c_kvm && !wrong.is_empty() {
                 // C KVM is not under test: its emulator knows less, and some of what it knows differs.
                 known += 1;
@@ -98,53 +74,97 @@ fn all(t: &mut Tap, dev: &Device, c_kvm: bool) -> Outcome {
     Ok(())
 }
 
-/// Loads the state that `case` starts from in `mode`.
-fn prepare(
-    vcpu: &Vcpu,
-    ram: &Ram,
-    fresh: &kvm_sregs,
-    xsave: &kvm_xsave,
-    case: &cases::Case,
-    mode: Mode,
-    forced: bool,
-) -> Result<(), crate::errno::Errno> {
-    let mut guest = Guest::new(mode, ram, fresh);
-    (case.set)(&mut guest);
-    ram.write(guest::CODE + guest::AT, case.bytes);
-    // The native run has the prefix in front as well: memory is to be equal.
-    ram.write(guest::CODE + guest::AT - PREFIX.len() as u64, &PREFIX);
-    if forced {
-        guest.regs.rip -= PREFIX.len() as u64;
+/// One vCPU, which executes all cases, and what they begin with.
+struct Machine {
+    ram: Ram,
+    vcpu: Vcpu,
+    fresh: kvm_sregs,
+    xsave: kvm_xsave,
+    images: Vec<(Mode, Image)>,
+}
+
+impl Machine {
+    fn new(dev: &Device) -> Result<Self, Errno> {
+        let vm = Vm::new(dev)?;
+        let ram = vm.add_ram(0, 0, MIB)?;
+        let vcpu = vm.vcpu(0)?;
+        let fresh = vcpu.fd.get_sregs()?;
+        let image = |mode| (mode, Guest::new(mode, &ram, &fresh).image());
+        Ok(Machine {
+            xsave: vectors(&vcpu)?,
+            images: Mode::ALL.into_iter().map(image).collect(),
+            ram,
+            vcpu,
+            fresh,
+        })
     }
-    for index in outcome::MSRS {
-        let value = match index {
-            0x174 => guest::sel::CODE64.into(),
-            0x175 => guest::STACK + 0x1400,
-            0x176 | 0xc000_0082 => guest::CODE + 0x555,
-            0x277 => 0x0007_0406_0007_0406,
-            0xc000_0081 => {
-                u64::from(guest::sel::CODE64) << 32 | u64::from(guest::sel::USER_CODE32) << 48
+
+    /// Executes `case` natively and by the emulator in all its modes; the differences, in words.
+    fn compare(&mut self, case: &Case) -> Result<Vec<String>, Errno> {
+        let mut wrong = Vec::new();
+        let chosen = |mode: &Mode| case.modes & *mode as u16 != 0;
+        for mode in Mode::ALL.into_iter().filter(chosen) {
+            let native = self.execute(case, mode, false)?;
+            let emulated = self.execute(case, mode, true)?;
+            let differences = emulated.differences(&native);
+            if !differences.is_empty() {
+                let (e, n) = (emulated.end(), native.end());
+                wrong.push(format!("{mode:?}: emulated {e}, natively {n}"));
+                wrong.extend(differences);
             }
-            0xc000_0084 => 0x4_0700,
-            0xc000_0102 => guest::DATA,
-            _ => 7,
-        };
-        vcpu.set_msr(index, value)?;
+        }
+        Ok(wrong)
     }
-    vcpu.fd.set_xcrs(&kvm_xcrs {
-        nr_xcrs: 1,
-        xcrs: {
-            let mut all = [kvm_xcr::default(); 16];
-            all[0].value = 7;
-            all
-        },
-        ..Default::default()
-    })?;
-    guest::load(vcpu, &guest, xsave)
+
+    fn execute(&mut self, case: &Case, mode: Mode, forced: bool) -> Result<End, Errno> {
+        let image = self.images.iter().find(|(of, _)| *of == mode);
+        let (_, image) = image.expect("all modes have an image");
+        image.restore(&self.ram);
+        self.prepare(case, mode, forced)?;
+        End::run(&mut self.vcpu, &self.ram, image)
+    }
+
+    /// Loads the state that `case` starts from in `mode`.
+    fn prepare(&self, case: &Case, mode: Mode, forced: bool) -> Result<(), Errno> {
+        let (vcpu, ram) = (&self.vcpu, &self.ram);
+        let mut guest = Guest::new(mode, ram, &self.fresh);
+        (case.set)(&mut guest);
+        ram.write(guest::CODE + guest::AT, case.bytes);
+        // The native run has the prefix in front as well: memory is to be equal.
+        ram.write(guest::CODE + guest::AT - PREFIX.len() as u64, &PREFIX);
+        if forced {
+            guest.regs.rip -= PREFIX.len() as u64;
+        }
+        for index in end::MSRS {
+            vcpu.set_msr(index, first_msr(index))?;
+        }
+        let mut xcrs = kvm_xcrs {
+            nr_xcrs: 1,
+            ..Default::default()
+        };
+        xcrs.xcrs[0].value = 7;
+        vcpu.fd.set_xcrs(&xcrs)?;
+        guest::load(vcpu, &guest, &self.xsave)
+    }
+}
+
+/// What an MSR starts with.
+fn first_msr(index: u32) -> u64 {
+    use guest::sel::{CODE64, USER_CODE32};
+    match index {
+        0x174 => CODE64.into(),
+        0x175 => guest::STACK + 0x1400,
+        0x176 | 0xc000_0082 => guest::CODE + 0x555,
+        0x277 => 0x0007_0406_0007_0406,
+        0xc000_0081 => u64::from(CODE64) << 32 | u64::from(USER_CODE32) << 48,
+        0xc000_0084 => 0x4_0700,
+        0xc000_0102 => guest::DATA,
+        _ => 7,
+    }
 }
 
 /// x87, XMM and YMM registers with a byte pattern.
-fn vectors(vcpu: &Vcpu) -> Result<kvm_xsave, crate::errno::Errno> {
+fn vectors(vcpu: &Vcpu) -> Result<kvm_xsave, Errno> {
     let mut xsave = vcpu.fd.get_xsave()?;
     let word = |offset: usize| offset / 4;
     for n in word(160)..word(416) {

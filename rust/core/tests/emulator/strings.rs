@@ -6,6 +6,7 @@ use crate::mock::*;
 use rkvm_core::addr::Gpa;
 use rkvm_core::emulate::*;
 use rkvm_core::exception::Vector;
+use rkvm_core::regs::rflags;
 
 #[test]
 fn rep_movs_moves_memory() {
@@ -48,8 +49,10 @@ fn a_long_rep_comes_in_chunks() {
     let mut rounds = 0;
     while m.complete().more {
         assert_eq!(m.regs.rip, CODE);
+        assert_ne!(m.regs.rflags & rflags::RF, 0, "clear between iterations");
         rounds += 1;
     }
+    assert_eq!(m.regs.rflags & rflags::RF, 0, "set at the end");
     assert!(rounds > 0 && rounds < 5000);
     assert_eq!(m.cpu.get(0x8000, 5000), [0x77; 5000]);
     assert_eq!(m.regs.rip, CODE + 2);

@@ -18,6 +18,7 @@
 use crate::errno::Errno;
 use crate::ram::Ram;
 use kvm_bindings::*;
+use std::sync::atomic::Ordering::Relaxed;
 
 pub const GDT: u64 = 0x1000;
 pub const IDT: u64 = 0x2000;
@@ -243,7 +244,7 @@ impl<'a> Guest<'a> {
     }
 
     /// Writes memory as the mode starts with it, and gives it.
-    pub fn image(&self) -> Vec<u64> {
+    pub fn image(&self) -> Image {
         let ram = self.ram;
         for (at, len) in REGIONS {
             let fill = match at {
@@ -274,7 +275,7 @@ impl<'a> Guest<'a> {
         ram.write(TSS + u64::from(io_bitmap), &[0xff; 0x28]);
         // Ports 0x40 to 0x47 but 0x44.
         ram.write(TSS + u64::from(io_bitmap) + 8, &[0x10]);
-        snapshot(ram)
+        Image::of(ram)
     }
 
     fn descriptors(&self) {
@@ -507,36 +508,50 @@ impl<'a> Guest<'a> {
     }
 }
 
-/// The words of all regions.
-pub fn snapshot(ram: &Ram) -> Vec<u64> {
-    let mut all = Vec::with_capacity(0x3000);
-    for (at, len) in REGIONS {
-        all.extend((at..at + len as u64).step_by(8).map(|at| ram.get64(at)));
-    }
-    all
+/// Memory as a mode starts with it: the words of all [`REGIONS`].
+pub struct Image(Vec<u64>);
+
+/// A word of memory that is not as in an [`Image`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Its address.
+    pub at: u64,
+    /// What the image has there.
+    pub old: u64,
+    /// What memory has there.
+    pub new: u64,
 }
 
-/// Writes the words that are not as in `image`. Few are: a run changes little, and writing to code is dear.
-pub fn restore(ram: &Ram, image: &[u64]) {
-    let mut words = image.iter();
-    for (at, len) in REGIONS {
-        for (at, word) in (at..at + len as u64).step_by(8).zip(&mut words) {
-            if ram.get64(at) != *word {
-                ram.set64(at, *word);
+impl Image {
+    fn of(ram: &Ram) -> Self {
+        let words = |(at, len)| ram.words(at, len).iter().map(|w| w.load(Relaxed));
+        Image(REGIONS.into_iter().flat_map(words).collect())
+    }
+
+    /// The words that are not as in the image.
+    pub fn changes(&self, ram: &Ram) -> Vec<Change> {
+        let mut all = Vec::new();
+        let mut image = &self.0[..];
+        for (start, len) in REGIONS {
+            let (region, rest) = image.split_at(len / 8);
+            image = rest;
+            for (n, (word, &old)) in ram.words(start, len).iter().zip(region).enumerate() {
+                let new = word.load(Relaxed);
+                if new != old {
+                    let at = start + 8 * n as u64;
+                    all.push(Change { at, old, new });
+                }
             }
         }
+        all
     }
-}
 
-/// The address of word number `n` of a snapshot.
-pub fn address(mut n: usize) -> u64 {
-    for (at, len) in REGIONS {
-        if n < len / 8 {
-            return at + 8 * n as u64;
+    /// Writes the words that are not as in the image. Few are: a run changes little, and writing to code is dear.
+    pub fn restore(&self, ram: &Ram) {
+        for change in self.changes(ram) {
+            ram.set64(change.at, change.old);
         }
-        n -= len / 8;
     }
-    0
 }
 
 /// Loads a state.

@@ -90,8 +90,7 @@ cases! {
     PROTECTED, "INT F0h: beyond the IDT", [0xcd 0xf0];
     LEGACY, "INTO taken", [0xce], |g| g.regs.rflags |= 1 << 11;
     ANY, "INTO not taken", [0xce];
-    // At level 3 RF is in the saved flags at times, when the delivery meets an EPT violation.
-    KERNEL, "INT1", [0xf1];
+    ANY, "INT1", [0xf1];
     ANY, "UD2", [0x0f 0x0b];
     LEGACY, "BOUND inside", [0x62 0x07], |g| { g.regs.rax = 3; g.operand(&[0, 0, 0xff, 0, 0xff, 0, 0xff, 0]) };
     LEGACY, "BOUND outside", [0x62 0x07], |g| { g.regs.rax = 0x7fff_7fff; g.operand(&[0; 8]) };

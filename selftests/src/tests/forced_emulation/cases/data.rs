@@ -66,8 +66,7 @@ cases! {
     FLAT, "REP STOSB into a read-only page", [0xf3 0xaa], |g| g.regs.rdi = READ_ONLY - 2;
     FLAT, "REP STOSD across into a read-only page", [0xf3 0xab], |g| g.regs.rdi = READ_ONLY - 6;
     FLAT, "REP MOVSB from an absent page", [0xf3 0xa4], |g| g.regs.rsi = ABSENT - 1;
-    // Elsewhere the processor saves RF between iterations, which the emulator does not do yet.
-    CODE16 & KERNEL, "REP MOVSB with TF", [0xf3 0xa4], |g| g.regs.rflags |= TF;
+    ANY, "REP MOVSB with TF", [0xf3 0xa4], |g| g.regs.rflags |= TF;
 
     FLAT, "MOV to a read-only page", [0x89 0x07], |g| g.point(READ_ONLY + 0x20);
     FLAT_KERNEL, "MOV to a read-only page without WP", [0x89 0x07],

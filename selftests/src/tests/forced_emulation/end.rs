@@ -2,7 +2,7 @@
 
 //! What an instruction has done: everything that can be seen of the vCPU, memory, and the exits on the way.
 
-use super::guest;
+use super::guest::{Change, Image};
 use crate::errno::Errno;
 use crate::ram::Ram;
 use crate::vcpu::{Exit, Vcpu};
@@ -25,7 +25,7 @@ pub const MSRS: [u32; 9] = [
 const EXITS: usize = 64;
 
 /// The state in which an instruction ended.
-pub struct Outcome {
+pub struct End {
     exits: Vec<Exit>,
     regs: kvm_regs,
     sregs: kvm_sregs,
@@ -33,12 +33,12 @@ pub struct Outcome {
     xcr0: u64,
     vectors: Vec<u8>,
     msrs: Vec<Option<u64>>,
-    memory: Vec<u64>,
+    memory: Vec<Change>,
 }
 
-impl Outcome {
+impl End {
     /// Runs until HLT or worse; ports and devices answer with bytes that depend on nothing but their turn.
-    pub fn run(vcpu: &mut Vcpu, ram: &Ram) -> Result<Self, Errno> {
+    pub fn run(vcpu: &mut Vcpu, ram: &Ram, image: &Image) -> Result<Self, Errno> {
         let mut exits = Vec::new();
         loop {
             let exit = vcpu.run()?;
@@ -60,16 +60,16 @@ impl Outcome {
         }
         let fd = &vcpu.fd;
         let xsave = fd.get_xsave()?;
-        let image: Vec<u8> = xsave.region.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let bytes: Vec<u8> = xsave.region.iter().flat_map(|w| w.to_le_bytes()).collect();
         // Control, status and tag word; MXCSR; ST, XMM; the upper halves of YMM.
         let vectors = [
-            &image[..5],
-            &image[24..28],
-            &image[32..416],
-            &image[576..832],
+            &bytes[..5],
+            &bytes[24..28],
+            &bytes[32..416],
+            &bytes[576..832],
         ]
         .concat();
-        Ok(Outcome {
+        Ok(End {
             exits,
             regs: fd.get_regs()?,
             sregs: fd.get_sregs()?,
@@ -80,7 +80,7 @@ impl Outcome {
                 .iter()
                 .map(|&m| vcpu.msr(m))
                 .collect::<Result<_, _>>()?,
-            memory: guest::snapshot(ram),
+            memory: image.changes(ram),
         })
     }
 
@@ -90,7 +90,7 @@ impl Outcome {
     }
 
     /// What is not as in `native`, in words.
-    pub fn differences(&self, native: &Outcome) -> Vec<String> {
+    pub fn differences(&self, native: &End) -> Vec<String> {
         let mut all = Vec::new();
         if self.exits != native.exits {
             all.push(format!(
@@ -116,11 +116,21 @@ impl Outcome {
             note(&format!("dr{n}"), self.debug.db[n], native.debug.db[n]);
         }
         for (n, index) in MSRS.iter().enumerate() {
-            let value = |o: &Outcome| o.msrs[n].unwrap_or(0);
+            let value = |o: &End| o.msrs[n].unwrap_or(0);
             note(&format!("MSR {index:#x}"), value(self), value(native));
         }
-        for (n, (&e, &v)) in self.memory.iter().zip(&native.memory).enumerate() {
-            note(&format!("[{:#x}]", guest::address(n)), e, v);
+        for ours in &self.memory {
+            let found = native.memory.iter().find(|c| c.at == ours.at);
+            note(
+                &format!("[{:#x}]", ours.at),
+                ours.new,
+                found.map_or(ours.old, |c| c.new),
+            );
+        }
+        for theirs in &native.memory {
+            if !self.memory.iter().any(|c| c.at == theirs.at) {
+                note(&format!("[{:#x}]", theirs.at), theirs.old, theirs.new);
+            }
         }
         let mut segments = Vec::new();
         let (s, v) = (&self.sregs, &native.sregs);
