@@ -72,10 +72,10 @@ impl Exec<'_> {
         }
     }
 
-    /// Moves an index register by `count` elements in the direction of DF.
-    fn advance(&mut self, r: Gpr, count: u64) {
+    /// Moves an index register by `count` elements of `size` in the direction of DF.
+    fn advance(&mut self, r: Gpr, count: u64, size: Width) {
         let width = self.insn.address;
-        let bytes = count.wrapping_mul(u64::from(self.insn.width.bytes()));
+        let bytes = count.wrapping_mul(u64::from(size.bytes()));
         let old = self.named(r, width);
         let new = if self.rflags & rflags::DF != 0 {
             old.wrapping_sub(bytes)
@@ -103,19 +103,19 @@ impl Exec<'_> {
                 let value = self.load_source()?;
                 let to = self.named(Gpr::Rdi, address);
                 self.store(SegReg::Es, to, width, value)?;
-                self.advance(Gpr::Rsi, 1);
-                self.advance(Gpr::Rdi, 1);
+                self.advance(Gpr::Rsi, 1, width);
+                self.advance(Gpr::Rdi, 1, width);
             }
             Op::Stos => {
                 let to = self.named(Gpr::Rdi, address);
                 let value = self.named(Gpr::Rax, width);
                 self.store(SegReg::Es, to, width, value)?;
-                self.advance(Gpr::Rdi, 1);
+                self.advance(Gpr::Rdi, 1, width);
             }
             Op::Lods => {
                 let value = self.load_source()?;
                 self.set_named(Gpr::Rax, width, value);
-                self.advance(Gpr::Rsi, 1);
+                self.advance(Gpr::Rsi, 1, width);
             }
             _ => {
                 let at = self.named(Gpr::Rdi, address);
@@ -128,9 +128,9 @@ impl Exec<'_> {
                 let (_, flags) = alu::sub(a, b, false, width);
                 self.set_status(flags);
                 if op == Op::Cmps {
-                    self.advance(Gpr::Rsi, 1);
+                    self.advance(Gpr::Rsi, 1, width);
                 }
-                self.advance(Gpr::Rdi, 1);
+                self.advance(Gpr::Rdi, 1, width);
             }
         }
         Ok(1)
@@ -191,8 +191,8 @@ impl Exec<'_> {
         if self.ops.write(target, buf, Access::WRITE)? != Backing::Ram {
             return Err(Stop::Retry);
         }
-        self.advance(Gpr::Rsi, count);
-        self.advance(Gpr::Rdi, count);
+        self.advance(Gpr::Rsi, count, width);
+        self.advance(Gpr::Rdi, count, width);
         Ok(Some(count))
     }
 
@@ -252,7 +252,7 @@ impl Exec<'_> {
             let value = super::portio::little_endian(data);
             self.write_linear(at, size, value)?;
         }
-        self.advance(Gpr::Rdi, count);
+        self.advance(Gpr::Rdi, count, size);
         Ok(count)
     }
 
@@ -285,7 +285,7 @@ impl Exec<'_> {
                 count: count as u32,
             });
         }
-        self.advance(Gpr::Rsi, count);
+        self.advance(Gpr::Rsi, count, size);
         Ok(count)
     }
 

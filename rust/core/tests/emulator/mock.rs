@@ -44,17 +44,25 @@ pub struct Mock {
     /// Values for in-kernel device reads.
     pub answers: VecDeque<u8>,
     /// Ports from here on are user space's.
-    pub user_ports: u16,
+    pub user_ports: u32,
+    /// Device addresses from here on are user space's.
+    pub user_devices: u64,
     /// Pages that are not writable.
     pub read_only: Vec<u64>,
+    /// Pages of memory that are not mapped.
+    pub absent: Vec<u64>,
+    /// Pages of memory that were written, a bit each.
+    pub touched: [u64; 4],
     pub fetches: usize,
+    /// Accesses to memory and devices, and probes.
+    pub accesses: usize,
     pub effects: Vec<Effect>,
     pub vectors: [[u8; 64]; 32],
     pub mmx: [u64; 8],
     /// Changes memory right before this many exchanges, as another CPU would.
     pub contention: u32,
     pub without: Vec<Feature>,
-    /// In-kernel devices answer with the low byte of each address.
+    /// In-kernel devices answer with the low byte of each address, ports with that of the port.
     pub echo: bool,
     /// The FXSAVE image.
     pub fx: [u8; 512],
@@ -64,6 +72,12 @@ pub const FLAT_DATA: u32 = 0xc093;
 
 impl Mock {
     pub fn new(mode: Mode) -> Self {
+        Self::with_memory(mode, vec![0; RAM as usize])
+    }
+
+    /// With memory that is there already, all zero.
+    pub fn with_memory(mode: Mode, ram: Vec<u8>) -> Self {
+        assert_eq!(ram.len() as u64, RAM);
         let long = mode == Mode::Long64;
         let flat = |access| Segment {
             selector: 0x10,
@@ -89,7 +103,7 @@ impl Mock {
             Mode::Long64 => segments[1] = flat(0xa09b),
         }
         Self {
-            ram: vec![0; RAM as usize],
+            ram,
             mode,
             cpl: if mode == Mode::Vm86 { 3 } else { 0 },
             segments,
@@ -113,8 +127,12 @@ impl Mock {
             seen: Vec::new(),
             answers: VecDeque::new(),
             user_ports: 0x8000,
+            user_devices: USER_DEVICES,
             read_only: Vec::new(),
+            absent: Vec::new(),
+            touched: [0; 4],
             fetches: 0,
+            accesses: 0,
             effects: Vec::new(),
             vectors: [[0; 64]; 32],
             mmx: [0; 8],
@@ -127,19 +145,28 @@ impl Mock {
 
     pub fn put(&mut self, at: u64, bytes: &[u8]) {
         self.ram[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
+        self.touch(at);
+        self.touch(at + bytes.len().saturating_sub(1) as u64);
+    }
+
+    fn touch(&mut self, at: u64) {
+        let page = at / 4096;
+        self.touched[page as usize / 64] |= 1 << (page % 64);
     }
 
     pub fn get(&self, at: u64, len: usize) -> &[u8] {
         &self.ram[at as usize..at as usize + len]
     }
 
-    fn range(&self, at: Gva, len: usize, access: Access) -> Reply<Backing> {
+    fn range(&mut self, at: Gva, len: usize, access: Access) -> Reply<Backing> {
+        self.accesses += 1;
         let write = access.kind != AccessKind::Read;
         assert!(
             at.page_offset() + len as u64 <= 4096,
             "a piece crosses a page"
         );
-        if at.0 + len as u64 <= RAM {
+        let absent = self.absent.contains(&at.page_base().0);
+        if at.0.saturating_add(len as u64) <= RAM && !absent {
             if write && self.read_only.contains(&at.page_base().0) {
                 return Err(Exception::pf(at, pfec::PRESENT | pfec::WRITE).into());
             }
@@ -155,7 +182,9 @@ impl Mock {
 impl VcpuOps for Mock {
     fn fetch(&mut self, at: Gva, buf: &mut [u8]) -> Reply<usize> {
         self.fetches += 1;
-        self.range(at, buf.len(), Access::READ)?;
+        if self.range(at, buf.len(), Access::READ)? != Backing::Ram {
+            return Err(Stop::Unhandled);
+        }
         buf.copy_from_slice(self.get(at.0, buf.len()));
         Ok(buf.len())
     }
@@ -192,7 +221,8 @@ impl VcpuOps for Mock {
             Backing::Ram => {
                 if self.contention > 0 {
                     self.contention -= 1;
-                    self.ram[at.0 as usize] ^= 1;
+                    let other = self.ram[at.0 as usize] ^ 1;
+                    self.put(at.0, &[other]);
                 }
                 let mut raw = [0; 16];
                 raw[..len].copy_from_slice(self.get(at.0, len));
@@ -207,7 +237,8 @@ impl VcpuOps for Mock {
 
     fn mmio_read(&mut self, at: Gpa, buf: &mut [u8]) -> IoReply {
         assert!(!buf.is_empty() && buf.len() <= 8);
-        if at.0 >= USER_DEVICES {
+        self.accesses += 1;
+        if at.0 >= self.user_devices {
             return IoReply::User;
         }
         self.seen.push(Seen::MmioRead(at.0, buf.len()));
@@ -225,7 +256,8 @@ impl VcpuOps for Mock {
 
     fn mmio_write(&mut self, at: Gpa, data: &[u8]) -> IoReply {
         assert!(!data.is_empty() && data.len() <= 8);
-        if at.0 >= USER_DEVICES {
+        self.accesses += 1;
+        if at.0 >= self.user_devices {
             return IoReply::User;
         }
         self.seen.push(Seen::MmioWrite(at.0, data.to_vec()));
@@ -233,11 +265,16 @@ impl VcpuOps for Mock {
     }
 
     fn pio_in(&mut self, port: u16, size: u8, buf: &mut [u8]) -> IoReply {
-        if port >= self.user_ports {
+        self.accesses += 1;
+        if u32::from(port) >= self.user_ports {
             return IoReply::User;
         }
         self.seen
             .push(Seen::PioIn(port, size, buf.len() / usize::from(size)));
+        if self.echo {
+            buf.fill(port as u8);
+            return IoReply::Done;
+        }
         for b in buf {
             *b = self.answers.pop_front().unwrap_or(0xff);
         }
@@ -245,7 +282,8 @@ impl VcpuOps for Mock {
     }
 
     fn pio_out(&mut self, port: u16, size: u8, data: &[u8]) -> IoReply {
-        if port >= self.user_ports {
+        self.accesses += 1;
+        if u32::from(port) >= self.user_ports {
             return IoReply::User;
         }
         self.seen.push(Seen::PioOut(port, size, data.to_vec()));
@@ -268,9 +306,10 @@ impl VcpuOps for Mock {
         self.segments[which as usize] = *value;
         let protected = self.mode != Mode::Real && self.mode != Mode::Vm86;
         if which == SegReg::Cs && protected {
+            let long = self.efer & 0x400 != 0;
             self.mode = match value.access >> 13 & 3 {
-                1 => Mode::Long64,
-                2 => Mode::Prot32,
+                1 | 3 if long => Mode::Long64,
+                2 | 3 => Mode::Prot32,
                 _ => Mode::Prot16,
             };
         }

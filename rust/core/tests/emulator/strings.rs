@@ -181,3 +181,27 @@ fn user_exits_count_against_the_budget() {
     assert!(matches!(outcome, Outcome::Completed(c) if c.more));
     assert_eq!((m.regs.gpr[1], m.regs.rip), ((1 << 32) - 1024, CODE));
 }
+
+#[test]
+fn rex_w_makes_no_larger_port_elements() {
+    // rep insd and rep outsd, with REX.W
+    let mut m = Machine::new(Mode::Long64, &[0xf3, 0x48, 0x6d]);
+    m.cpu.echo = true;
+    m.regs.gpr[1] = 3;
+    m.regs.gpr[2] = 0x11;
+    m.regs.gpr[7] = DATA;
+    assert!(!m.complete().more);
+    assert_eq!(m.cpu.seen, [Seen::PioIn(0x11, 4, 3)]);
+    assert_eq!(m.cpu.get(DATA, 13)[11..], [0x11, 0]);
+    assert_eq!((m.regs.gpr[1], m.regs.gpr[7]), (0, DATA + 12));
+
+    let mut m = Machine::new(Mode::Long64, &[0xf3, 0x48, 0x6f]);
+    m.cpu.put(DATA, &[1, 2, 3, 4, 5, 6, 7, 8]);
+    m.regs.gpr[1] = 2;
+    m.regs.gpr[2] = 0x11;
+    m.regs.gpr[6] = DATA;
+    assert!(!m.complete().more);
+    let data = vec![1, 2, 3, 4, 5, 6, 7, 8];
+    assert_eq!(m.cpu.seen, [Seen::PioOut(0x11, 4, data)]);
+    assert_eq!(m.regs.gpr[6], DATA + 8);
+}
