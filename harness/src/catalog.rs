@@ -46,6 +46,8 @@ pub struct Needs {
     pub tcg: bool,
     /// CPU model of the emulator, if it matters.
     pub model: Option<String>,
+    /// The firmware switches VMX off.
+    pub vmx_off: bool,
     /// Kernel parameters.
     pub append: String,
     /// Sets of files, see [`crate::guest::add`].
@@ -57,6 +59,8 @@ impl Needs {
     pub fn backend(&self, usual: Backend) -> Backend {
         if self.tcg {
             Backend::Tcg
+        } else if self.model.is_some() || self.vmx_off {
+            Backend::Bochs
         } else {
             usual
         }
@@ -76,6 +80,7 @@ impl Test {
                 mem: 1024,
                 tcg: false,
                 model: None,
+                vmx_off: false,
                 append: String::new(),
                 files: BTreeSet::new(),
             },
@@ -90,6 +95,7 @@ impl Test {
             "timeout" => self.timeout = value.parse()?,
             "vm" => self.needs.tcg = Backend::from_str(value, true) == Ok(Backend::Tcg),
             "model" => self.needs.model = Some(value.into()),
+            "firmware" if value == "vmx-off" => self.needs.vmx_off = true,
             "append" => self.needs.append = value.replace(',', " "),
             "files" => self.needs.files.extend(value.split(',').map(String::from)),
             "on" => {

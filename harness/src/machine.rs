@@ -60,6 +60,8 @@ pub struct Config {
     pub ips: u32,
     /// CPU model (Bochs only).
     pub model: String,
+    /// The firmware switches VMX off (Bochs only).
+    pub vmx_off: bool,
     /// Whether the kernel may use the TSC as a clock.
     pub tsc: bool,
     /// Kernel parameters over the usual ones.
@@ -298,6 +300,23 @@ fn cmdline(config: &Config) -> String {
     line
 }
 
+/// Bochs's BIOS.
+const BIOS: &str = "/usr/share/bochs/BIOS-bochs-latest";
+
+/// Makes a BIOS that locks IA32_FEATURE_CONTROL with VMX off of one that locks it with VMX on.
+fn bios_without_vmx(mut bios: Vec<u8>) -> Result<Vec<u8>> {
+    // or eax, 5 (in 16-bit code with a prefix); wrmsr
+    const SET: [u8; 5] = [0x83, 0xc8, 0x05, 0x0f, 0x30];
+    let places: Vec<usize> = (0..bios.len())
+        .filter(|at| bios[*at..].starts_with(&SET))
+        .collect();
+    ensure!(!places.is_empty(), "the BIOS never switches VMX on");
+    for at in places {
+        bios[at + 2] = 0x01;
+    }
+    Ok(bios)
+}
+
 fn bochs(config: &Config, vmlinux: &Path, initramfs: &[&[u8]], folder: &Path) -> Result<Command> {
     let kernel = fs::read(vmlinux).with_context(|| format!("reading {}", vmlinux.display()))?;
     disk::write(
@@ -314,6 +333,14 @@ fn bochs(config: &Config, vmlinux: &Path, initramfs: &[&[u8]], folder: &Path) ->
         ..
     } = config;
     let at = folder.display();
+    let bios = if config.vmx_off {
+        let changed = bios_without_vmx(fs::read(BIOS).with_context(|| format!("reading {BIOS}"))?)?;
+        let path = folder.join("bios");
+        fs::write(&path, changed)?;
+        path.display().to_string()
+    } else {
+        BIOS.into()
+    };
     // Bochs takes no more than 2 GiB at once; what the machine touches over that goes to a file.
     let host = mem.min(&2048);
     let rc = format!(
@@ -321,7 +348,7 @@ fn bochs(config: &Config, vmlinux: &Path, initramfs: &[&[u8]], folder: &Path) ->
 display_library: rfb, options=\"timeout=0, hideIPS\"
 cpu: model={model}, count={cpus}, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs=1
 memory: guest={mem}, host={host}
-romimage: file=/usr/share/bochs/BIOS-bochs-latest, options=fastboot
+romimage: file={bios}, options=fastboot
 vgaromimage: file=/usr/share/vgabios/vgabios.bin
 vga: extension=none, update_freq=1, realtime=0
 ata0-master: type=disk, mode=flat, path={at}/disk.img
@@ -418,4 +445,17 @@ fn host(initramfs: &[&[u8]], folder: &Path) -> Result<Command> {
         .args(["--mount", "--propagation", "unchanged", "sh", "-c", script])
         .arg(&root);
     Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bios_that_does_not_know_vmx_is_refused() {
+        assert!(bios_without_vmx(vec![0x90; 64]).is_err());
+        let bios = vec![0x90, 0x83, 0xc8, 0x05, 0x0f, 0x30, 0x90];
+        let changed = vec![0x90, 0x83, 0xc8, 0x01, 0x0f, 0x30, 0x90];
+        assert_eq!(bios_without_vmx(bios).unwrap(), changed);
+    }
 }

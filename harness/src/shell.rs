@@ -44,6 +44,9 @@ pub struct MachineArgs {
     /// CPU model (Bochs).
     #[arg(long, default_value = "tigerlake")]
     pub model: String,
+    /// The firmware switches VMX off (Bochs).
+    #[arg(long)]
+    pub vmx_off: bool,
     /// Let the kernel use the TSC as its clock (slow on Bochs: a second is 2.4 billion instructions).
     #[arg(long)]
     pub tsc: bool,
@@ -67,6 +70,7 @@ impl MachineArgs {
             mem: self.mem,
             ips: self.ips,
             model: self.model.clone(),
+            vmx_off: self.vmx_off,
             tsc: self.tsc,
             append: self.append.clone(),
         }

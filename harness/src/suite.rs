@@ -326,6 +326,7 @@ fn machine_for(needs: &Needs, usual: &Config) -> Config {
     if let Some(model) = &needs.model {
         config.model.clone_from(model);
     }
+    config.vmx_off |= needs.vmx_off;
     if !needs.append.is_empty() {
         config.append = format!("{} {}", config.append, needs.append);
     }
@@ -394,6 +395,7 @@ mod tests {
             mem: 64,
             tcg: false,
             model: None,
+            vmx_off: false,
             append: String::new(),
             files: BTreeSet::new(),
         };
