@@ -39,11 +39,11 @@ mod exec;
 mod far;
 pub mod insn;
 mod memory;
+mod moves;
 mod muldiv;
 pub mod ops;
 pub mod outcome;
 mod portio;
-mod quick;
 mod segment;
 mod stack;
 pub mod state;
@@ -57,6 +57,7 @@ mod x87;
 pub use decode::{decode, CodeSource};
 pub use far::TaskSwitch;
 pub use insn::{Insn, MAX_LENGTH};
+pub use moves::{Load, Move};
 pub use ops::{
     Access, AccessKind, Backing, Effect, Feature, IoReply, Reply, Stop, Swap, VcpuOps, X87,
 };
@@ -177,9 +178,6 @@ impl Emulator {
             return Outcome::Inject(Exception::UD, None);
         }
         ops.decoded(self.insn.has_single_memory_operand());
-        if let Some(outcome) = self.quick(regs, ops, mode) {
-            return outcome;
-        }
         self.execute(regs, ops, mode)
     }
 
@@ -278,6 +276,14 @@ impl Emulator {
             .data
             .get_mut(..usize::from(self.data_len))
             .unwrap_or_default()
+    }
+
+    /// Decodes the instruction at RIP from bytes that are there already (see [`decode::decode_bytes()`]), ahead of what the
+    /// glue then does with it itself; nothing is under way. `None` if they do not hold a valid instruction.
+    #[inline]
+    pub fn decode_ahead(&mut self, mode: Mode, code: u128, have: u8) -> Option<&Insn> {
+        decode::decode_bytes(&mut self.insn, mode, code, have).ok()?;
+        Some(&self.insn)
     }
 
     /// The instruction that was decoded last.

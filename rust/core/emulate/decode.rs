@@ -7,7 +7,6 @@
 //! hardware meets them: a fetch fault or the 15-byte limit before #UD of what was not yet read.
 
 mod modrm;
-mod quick;
 mod vex;
 
 use crate::exception::Exception;
@@ -29,6 +28,8 @@ struct Cursor<'a> {
     insn: &'a mut Insn,
     source: &'a mut dyn CodeSource,
     position: u8,
+    /// The bytes from the position on, as far as they are fetched: the next one in the lowest bits.
+    rest: u128,
     mode: Mode,
 }
 
@@ -44,30 +45,58 @@ struct Prefixes {
 ///
 /// #UD, #GP(0) for more than 15 bytes, whatever `source` answers.
 pub fn decode(insn: &mut Insn, mode: Mode, source: &mut dyn CodeSource) -> Reply {
-    quick::reset(insn);
+    reset(insn);
     let mut c = Cursor {
         insn,
         source,
         position: 0,
+        rest: 0,
         mode,
     };
-    if mode.is_long64() && c.quick()? {
-        return Ok(());
-    }
     c.instruction()
 }
 
-/// As [`decode()`], without its fast path: for the test that both give the same.
-#[doc(hidden)]
-pub fn decode_slowly(insn: &mut Insn, mode: Mode, source: &mut dyn CodeSource) -> Reply {
-    quick::reset(insn);
+/// As [`decode()`], from bytes that are there already: the first in the lowest bits of `code`, `have` of them.
+///
+/// # Errors
+///
+/// As [`decode()`]; [`Stop::Retry`] if the instruction goes on behind them.
+pub fn decode_bytes(insn: &mut Insn, mode: Mode, code: u128, have: u8) -> Reply {
+    reset(insn);
+    insn.fetched = have.min(MAX_LENGTH as u8);
+    if let Some((bytes, _)) = code.to_le_bytes().split_first_chunk() {
+        insn.bytes = *bytes;
+    }
     let mut c = Cursor {
         insn,
-        source,
+        source: &mut NoMore,
         position: 0,
+        rest: code,
         mode,
     };
     c.instruction()
+}
+
+/// The source of code that has all been fetched.
+struct NoMore;
+
+impl CodeSource for NoMore {
+    fn more(&mut self, _have: u8, _buf: &mut [u8]) -> Reply<usize> {
+        Err(Stop::Retry)
+    }
+}
+
+/// Forgets what an earlier instruction has left, as far as decode does not always set it.
+#[inline]
+fn reset(insn: &mut Insn) {
+    insn.fetched = 0;
+    insn.lock = false;
+    insn.rep = Rep::None;
+    insn.opsize_prefix = false;
+    insn.rex = 0;
+    insn.encoding = Encoding::Legacy;
+    insn.modrm = 0;
+    insn.imm = 0;
 }
 
 impl Cursor<'_> {
@@ -80,15 +109,13 @@ impl Cursor<'_> {
         self.refill(count)
     }
 
+    /// Fetches more. Once for most instructions, and out of the way of all that read what is there.
     #[cold]
-    fn refill_fault() -> Stop {
-        Exception::GP0.into()
-    }
-
+    #[inline(never)]
     fn refill(&mut self, count: u8) -> Reply {
         let end = self.position.wrapping_add(count);
         if usize::from(end) > MAX_LENGTH {
-            return Err(Self::refill_fault());
+            return Err(Exception::GP0.into());
         }
         while self.insn.fetched < end {
             let have = self.insn.fetched;
@@ -102,19 +129,26 @@ impl Cursor<'_> {
             }
             self.insn.fetched = have.wrapping_add(got.min(room_len) as u8);
         }
+        let mut raw = [0u8; 16];
+        if let Some((bytes, _)) = raw.split_first_chunk_mut() {
+            *bytes = self.insn.bytes;
+        }
+        self.rest = u128::from_le_bytes(raw);
+        self.pass(self.position);
         Ok(())
+    }
+
+    /// Takes `count` bytes off the rest.
+    #[inline]
+    fn pass(&mut self, count: u8) {
+        self.rest = self.rest.wrapping_shr(u32::from(count).wrapping_mul(8));
     }
 
     /// The next byte.
     #[inline]
     fn byte(&mut self) -> Reply<u8> {
-        self.ensure(1)?;
-        let b = self
-            .insn
-            .bytes
-            .get(usize::from(self.position))
-            .copied()
-            .unwrap_or_default();
+        let b = self.peek()?;
+        self.pass(1);
         self.position = self.position.wrapping_add(1);
         Ok(b)
     }
@@ -123,27 +157,17 @@ impl Cursor<'_> {
     #[inline]
     fn peek(&mut self) -> Reply<u8> {
         self.ensure(1)?;
-        Ok(self
-            .insn
-            .bytes
-            .get(usize::from(self.position))
-            .copied()
-            .unwrap_or_default())
+        Ok(self.rest as u8)
     }
 
     /// The next `width` bytes, little endian, zero-extended.
     #[inline]
     fn unsigned(&mut self, width: Width) -> Reply<u64> {
         self.ensure(width.bytes())?;
-        let at = usize::from(self.position);
-        let mut raw = [0u8; 8];
-        let end = at.wrapping_add(width.size());
-        if let (Some(from), Some(to)) = (self.insn.bytes.get(at..end), raw.get_mut(..width.size()))
-        {
-            to.copy_from_slice(from);
-        }
+        let value = self.rest as u64 & width.mask();
+        self.pass(width.bytes());
         self.position = self.position.wrapping_add(width.bytes());
-        Ok(u64::from_le_bytes(raw))
+        Ok(value)
     }
 
     /// The next `width` bytes, little endian, sign-extended.

@@ -6,7 +6,7 @@ use crate::exception::Exception;
 use crate::regs::{cr0, cr4, rflags, Gpr};
 
 use super::alu;
-use super::insn::{Base, Insn, Rm};
+use super::insn::{Insn, Rm};
 use super::ops::{Access, Reply, Stop, VcpuOps};
 use super::outcome::{Shadow, SoftInterrupt, SoftKind};
 use super::state::{Cr, Mode, Regs, Width};
@@ -72,7 +72,7 @@ impl Exec<'_> {
     /// A register operand: AH to BH for byte registers 4 to 7 without REX.
     #[inline]
     pub(super) fn reg(&self, r: u8, width: Width) -> u64 {
-        if width == Width::B1 && self.high_byte(r) {
+        if width == Width::B1 && self.insn.high_byte(r) {
             return self.gpr(r & 3) >> 8 & 0xff;
         }
         self.gpr(r) & width.mask()
@@ -81,21 +81,12 @@ impl Exec<'_> {
     /// Stages a register operand: 32-bit values clear the upper half, narrower ones keep the rest.
     #[inline]
     pub(super) fn set_reg(&mut self, r: u8, width: Width, value: u64) {
-        match width {
-            Width::B8 => self.set_gpr(r, value),
-            Width::B4 => self.set_gpr(r, value & 0xffff_ffff),
-            Width::B2 => self.set_gpr(r, (self.gpr(r) & !0xffff) | (value & 0xffff)),
-            Width::B1 if self.high_byte(r) => {
-                let r = r & 3;
-                self.set_gpr(r, (self.gpr(r) & !0xff00) | (value & 0xff) << 8);
-            }
-            Width::B1 => self.set_gpr(r, (self.gpr(r) & !0xff) | (value & 0xff)),
+        if width == Width::B1 && self.insn.high_byte(r) {
+            let r = r & 3;
+            self.set_gpr(r, (self.gpr(r) & !0xff00) | (value & 0xff) << 8);
+        } else {
+            self.set_gpr(r, width.merge(self.gpr(r), value));
         }
-    }
-
-    #[inline]
-    fn high_byte(&self, r: u8) -> bool {
-        self.insn.rex == 0 && r & 0xc == 4
     }
 
     /// A register by name at some width (never AH to BH).
@@ -108,26 +99,13 @@ impl Exec<'_> {
     #[inline]
     pub(super) fn set_named(&mut self, r: Gpr, width: Width, value: u64) {
         let r = r as u8;
-        match width {
-            Width::B1 => self.set_gpr(r, (self.gpr(r) & !0xff) | (value & 0xff)),
-            _ => self.set_reg(r, width, value),
-        }
+        self.set_gpr(r, width.merge(self.gpr(r), value));
     }
 
     /// The offset of the memory operand in its segment.
     #[inline]
     pub(super) fn effective_address(&self) -> u64 {
-        let insn = self.insn;
-        let base = match insn.base {
-            Base::Reg(r) => self.gpr(r),
-            Base::None => 0,
-            Base::Rip => self.regs.rip.wrapping_add(u64::from(insn.length)),
-        };
-        let index = match insn.index {
-            Some(r) => self.gpr(r).wrapping_shl(u32::from(insn.scale)),
-            None => 0,
-        };
-        base.wrapping_add(index).wrapping_add(insn.disp) & insn.address.mask()
+        self.insn.effective_address(self.regs.rip, |r| self.gpr(r))
     }
 
     /// The general register that ModRM.rm names; only for rows that exclude memory, else RAX.

@@ -168,6 +168,28 @@ impl Insn {
         zeroing: false,
     };
 
+    /// Whether a byte operand in register `r` is one of AH to BH.
+    #[inline]
+    pub const fn high_byte(&self, r: u8) -> bool {
+        self.rex == 0 && r & 0xc == 4
+    }
+
+    /// The offset of the memory operand in its segment, with registers as `gpr` gives them. `rip` is that of the
+    /// instruction.
+    #[inline]
+    pub fn effective_address(&self, rip: u64, gpr: impl Fn(u8) -> u64) -> u64 {
+        let base = match self.base {
+            Base::Reg(r) => gpr(r),
+            Base::None => 0,
+            Base::Rip => rip.wrapping_add(u64::from(self.length)),
+        };
+        let index = match self.index {
+            Some(r) => gpr(r).wrapping_shl(u32::from(self.scale)),
+            None => 0,
+        };
+        base.wrapping_add(index).wrapping_add(self.disp) & self.address.mask()
+    }
+
     /// REX.W, VEX.W or EVEX.W.
     #[inline]
     pub const fn wide(&self) -> bool {

@@ -136,6 +136,17 @@ impl Width {
         let shift = 64u32.wrapping_sub(self.bits());
         (value.wrapping_shl(shift) as i64).wrapping_shr(shift) as u64
     }
+
+    /// What a general register that held `old` holds once `value` is written to it: 32 bits clear the upper half, 8 and
+    /// 16 keep the rest.
+    #[inline]
+    pub const fn merge(self, old: u64, value: u64) -> u64 {
+        match self {
+            Self::B8 => value,
+            Self::B4 => value & self.mask(),
+            Self::B1 | Self::B2 => (old & !self.mask()) | (value & self.mask()),
+        }
+    }
 }
 
 /// A segment register with its hidden part, in the form of the VMCS guest-state area.

@@ -6,6 +6,8 @@
 mod mmio;
 #[path = "emulator/mock.rs"]
 mod mock;
+#[path = "emulator/moves.rs"]
+mod moves;
 #[path = "emulator/page.rs"]
 mod page;
 #[path = "emulator/properties.rs"]
