@@ -51,6 +51,9 @@ struct rkvm_user_value {
 	u64 value;
 	s64 error;
 };
+/* Between the two, accesses to user memory that is not there fail instead of waiting for it. */
+void rkvm_pagefault_disable(void);
+void rkvm_pagefault_enable(void);
 struct rkvm_user_value rkvm_get_user_u8(u64 address);
 struct rkvm_user_value rkvm_get_user_u16(u64 address);
 struct rkvm_user_value rkvm_get_user_u32(u64 address);

@@ -59,8 +59,34 @@ pub(crate) struct VcpuMmu {
     cache: TableCache,
     /// The guest's paging mode.
     pub(super) paging: PagingCache,
-    /// The frame that was last found to be MMIO, and in which generation of the slots.
-    mmio: Option<(Gfn, u64)>,
+    /// Frames that were found to be MMIO.
+    mmio: MmioFrames,
+}
+
+/// Places for frames that a vCPU has found to be MMIO: those of its APIC, the I/O APIC and a few devices.
+const MMIO_FRAMES: usize = 8;
+
+/// Frames without a slot, each with the generation of the slots in which that was seen.
+struct MmioFrames([Option<(Gfn, u64)>; MMIO_FRAMES]);
+
+impl MmioFrames {
+    #[inline]
+    fn place(gfn: Gfn) -> usize {
+        // The chips differ in bits 8 and up, the devices of a bus in the lowest ones.
+        (gfn.0 ^ gfn.0 >> 8) as usize % MMIO_FRAMES
+    }
+
+    #[inline]
+    fn has(&self, gfn: Gfn, generation: Generation) -> bool {
+        !generation.is_updating()
+            && self.0.get(Self::place(gfn)) == Some(&Some((gfn, generation.to_bits())))
+    }
+
+    fn add(&mut self, gfn: Gfn, generation: Generation) {
+        if let Some(place) = self.0.get_mut(Self::place(gfn)) {
+            *place = Some((gfn, generation.to_bits()));
+        }
+    }
 }
 
 impl VcpuMmu {
@@ -69,7 +95,7 @@ impl VcpuMmu {
             hint: 0,
             cache: TableCache::new(),
             paging: PagingCache::new(),
-            mmio: None,
+            mmio: MmioFrames([None; MMIO_FRAMES]),
         }
     }
 
@@ -260,15 +286,22 @@ impl Mmu {
     pub(crate) fn misconfigured(&self, vcpu: &mut VcpuMmu, gpa: Gpa) -> Misconfigured {
         let guard = self.slots.srcu().read();
         let generation = self.slots.read(&guard).generation();
-        let key = (gpa.frame(), generation.to_bits());
-        if vcpu.mmio == Some(key) && !generation.is_updating() {
+        if vcpu.mmio.has(gpa.frame(), generation) {
             return Misconfigured::Mmio;
         }
         let found = self.look_up_misconfigured(gpa, generation);
         if found == Misconfigured::Mmio {
-            vcpu.mmio = Some(key);
+            vcpu.mmio.add(gpa.frame(), generation);
         }
         found
+    }
+
+    /// Whether this vCPU has found `gpa` to be MMIO before, and the slots have not changed since. Takes no lock.
+    #[inline]
+    pub(crate) fn is_known_mmio(&self, vcpu: &VcpuMmu, gpa: Gpa) -> bool {
+        let guard = self.slots.srcu().read();
+        let generation = self.slots.read(&guard).generation();
+        vcpu.mmio.has(gpa.frame(), generation)
     }
 
     fn look_up_misconfigured(&self, gpa: Gpa, generation: Generation) -> Misconfigured {

@@ -38,9 +38,15 @@ use super::{
     slots::Slots, //
 };
 use crate::{
-    sys::uabi::kvm_translation,
+    sys::{
+        uabi::kvm_translation,
+        usermem, //
+    },
     vcpu::Running, //
 };
+
+/// Bytes that are read of code at once: more than the longest instruction.
+const CODE_BYTES: u64 = 16;
 
 /// Guest memory during a walk: the slots, held by SRCU, and where the last page table was found.
 struct Tables<'a> {
@@ -86,18 +92,22 @@ impl GuestMemory for Tables<'_> {
 }
 
 impl Tables<'_> {
+    /// The 16 bytes from `gpa` on, which lie in one page.
+    #[inline]
+    fn load16(&mut self, gpa: Gpa) -> Option<u128> {
+        let (hva, _) = self.slots.hva_near(gpa, &mut self.hint)?;
+        let low = usermem::read::<u64>(hva).ok()?;
+        let high = usermem::read::<u64>(hva.wrapping_add(8)).ok()?;
+        Some(u128::from(high) << 64 | u128::from(low))
+    }
+
     /// Copies up to 16 bytes that lie in one page.
     #[inline]
-    fn load16(&mut self, gpa: Gpa, to: &mut [u8]) -> bool {
-        let low = self.slots.read_scalar_near::<u64>(gpa, &mut self.hint);
-        let high = self
-            .slots
-            .read_scalar_near::<u64>(gpa.wrapping_add(8), &mut self.hint);
-        let (Ok(low), Ok(high)) = (low, high) else {
+    fn copy16(&mut self, gpa: Gpa, to: &mut [u8]) -> bool {
+        let Some(bytes) = self.load16(gpa) else {
             return false;
         };
-        let bytes = (u128::from(high) << 64 | u128::from(low)).to_le_bytes();
-        for (to, from) in to.iter_mut().zip(bytes) {
+        for (to, from) in to.iter_mut().zip(bytes.to_le_bytes()) {
             *to = from;
         }
         true
@@ -168,12 +178,30 @@ impl Running<'_> {
             let gpa = paging.translate(memory, root, state, at, access)?.gpa;
             let done = if room >= 8 && at.bytes_to_page_end() >= 16 {
                 // The common case in two loads: a copy byte by byte costs more than the decode.
-                memory.load16(gpa, to)
+                memory.copy16(gpa, to)
             } else {
                 to.get_mut(..room)
                     .is_some_and(|to| memory.slots.read(gpa, to).is_ok())
             };
             Ok(if done { room.min(16) } else { 0 })
+        })
+    }
+
+    /// As [`Self::fetch_code`], with interrupts off: the bytes, the first in the lowest bits, and how many. `None` if there
+    /// is anything to do besides reading: to wait for a page, to set an accessed flag, to raise a fault.
+    pub(crate) fn peek_code(&mut self, at: Gva, access: GuestAccess) -> Option<(u128, u8)> {
+        // The 16 bytes that end with the page, if the page ends before.
+        let before = CODE_BYTES.saturating_sub(at.bytes_to_page_end());
+        usermem::without_waiting(|| {
+            self.with_paging(|paging, memory, root, state| {
+                let gpa = paging.probe(memory, root, state, at, access)?.gpa;
+                let code = memory.load16(Gpa(gpa.0.wrapping_sub(before)))?;
+                let missing = before as u32;
+                Some((
+                    code.wrapping_shr(missing.wrapping_mul(8)),
+                    CODE_BYTES.wrapping_sub(before) as u8,
+                ))
+            })
         })
     }
 

@@ -148,6 +148,16 @@ RKVM_PUT_USER(u16)
 RKVM_PUT_USER(u32)
 RKVM_PUT_USER(u64)
 
+void rkvm_pagefault_disable(void)
+{
+	pagefault_disable();
+}
+
+void rkvm_pagefault_enable(void)
+{
+	pagefault_enable();
+}
+
 unsigned long rkvm_copy_from_user(void *to, u64 from, unsigned long bytes)
 {
 	return copy_from_user(to, (void __user *)from, bytes);

@@ -96,6 +96,18 @@ user_scalar!(
     rkvm_cmpxchg_user_u64
 );
 
+/// Runs `f`, in which accesses to user memory that is not there fail instead of waiting for it: nothing here sleeps
+/// then, and interrupts may be off.
+#[inline]
+pub(crate) fn without_waiting<R>(f: impl FnOnce() -> R) -> R {
+    // SAFETY: Paired below; the kernel does not unwind.
+    unsafe { bindings::rkvm_pagefault_disable() };
+    let result = f();
+    // SAFETY: Paired.
+    unsafe { bindings::rkvm_pagefault_enable() };
+    result
+}
+
 /// Reads an integer, which need not be aligned. May sleep.
 #[inline]
 pub(crate) fn read<T: UserScalar>(hva: Hva) -> Result<T, UserFault> {

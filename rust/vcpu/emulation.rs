@@ -13,9 +13,11 @@ use kernel::prelude::*;
 use rkvm_core::{
     addr::Gva,
     emulate::{
+        ar,
         Cause,
         Completed,
         Emulator,
+        Mode,
         Outcome,
         Regs,
         Shadow,
@@ -25,7 +27,13 @@ use rkvm_core::{
         UserExit as Request, //
     },
     exception::Exception,
+    mmu::walk::{
+        AccessKind,
+        GuestAccess,
+        Privilege, //
+    },
     regs::{
+        cr0,
         rflags,
         SegReg, //
     },
@@ -69,6 +77,40 @@ impl Running<'_> {
             Gva(rip)
         } else {
             Gva(segment::base(self.hw, SegReg::Cs).wrapping_add(rip) & 0xffff_ffff)
+        }
+    }
+
+    /// How the code at CS:RIP is decoded.
+    #[inline]
+    pub(crate) fn code_mode(&self) -> Mode {
+        if self.arch.cr0 & cr0::PE == 0 {
+            return Mode::Real;
+        }
+        let access = self.hw.read(GUEST_CS_AR_BYTES);
+        let long = self.long_mode();
+        if long && access & ar::L != 0 {
+            return Mode::Long64;
+        }
+        if !long && self.hw.read(GUEST_RFLAGS) & rflags::VM != 0 {
+            return Mode::Vm86;
+        }
+        if access & ar::DB != 0 {
+            Mode::Prot32
+        } else {
+            Mode::Prot16
+        }
+    }
+
+    /// The fetch of an instruction, as the guest's page tables judge it.
+    #[inline]
+    pub(crate) fn fetch_access(&self) -> GuestAccess {
+        GuestAccess {
+            kind: AccessKind::Fetch,
+            privilege: if self.cpl() == 3 {
+                Privilege::User
+            } else {
+                Privilege::Supervisor
+            },
         }
     }
 

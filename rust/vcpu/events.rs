@@ -268,11 +268,21 @@ impl Running<'_> {
     /// Moves RIP past the instruction that exited. With TF set the single-step trap follows.
     #[inline]
     pub(crate) fn skip_instruction(&mut self) {
-        let length = self.hw.read(VM_EXIT_INSTRUCTION_LEN);
+        self.skip_bytes(self.hw.read(VM_EXIT_INSTRUCTION_LEN));
+    }
+
+    /// As [`Self::skip_instruction`], for an instruction of `length` bytes. RF, which an exit for a fault has set, ends
+    /// with it: the next instruction may have a breakpoint.
+    #[inline]
+    pub(crate) fn skip_bytes(&mut self, length: u32) {
         let rip = self.hw.read(GUEST_RIP).wrapping_add(u64::from(length));
         self.set_rip_after_instruction(rip);
         self.clear_interrupt_shadow();
-        if self.hw.read(GUEST_RFLAGS) & rflags::TF != 0 {
+        let flags = self.hw.read(GUEST_RFLAGS);
+        if flags & rflags::RF != 0 {
+            self.hw.write(GUEST_RFLAGS, flags & !rflags::RF);
+        }
+        if flags & rflags::TF != 0 {
             self.trap_after_instruction();
         }
     }

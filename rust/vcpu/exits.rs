@@ -11,6 +11,7 @@ pub(crate) mod fast;
 mod hypercall;
 pub(crate) mod io;
 mod memory;
+pub(crate) mod mmio;
 pub(crate) mod msr;
 mod registers;
 mod state;

@@ -66,6 +66,8 @@ pub(crate) enum Completion {
         /// RIP at the exit: if user space changed it, it stays changed.
         rip: u64,
     },
+    /// A read of a device by one MOV.
+    MmioLoad(exits::mmio::PendingLoad),
     /// The emulator goes on with its instruction.
     Emulator,
     /// KVM_EXIT_X86_RDMSR.
@@ -125,6 +127,10 @@ impl Running<'_> {
                 if self.hw.read(GUEST_RIP) == rip {
                     self.skip_instruction();
                 }
+                Ok(Flow::Resume)
+            }
+            Completion::MmioLoad(pending) => {
+                exits::mmio::finish_load(self, pending);
                 Ok(Flow::Resume)
             }
             Completion::Emulator => self.resume_emulation(),
@@ -192,8 +198,13 @@ impl Running<'_> {
                     break result;
                 };
                 self.trace_exit(reason);
-                if self.handle_fast(&mut guard, ExitReason(reason)) == Fast::Leave {
-                    break result;
+                match self.handle_fast(&mut guard, ExitReason(reason)) {
+                    Fast::Handled => {}
+                    Fast::ToUser => {
+                        self.vcpu.requests.leave_guest_mode();
+                        return Ok(Flow::ToUser);
+                    }
+                    Fast::Leave => break result,
                 }
                 if self.vcpu.requests.any() || guard.work_pending() {
                     self.vcpu.requests.leave_guest_mode();

@@ -21,6 +21,7 @@ mod tests;
 
 pub use self::{
     access::{
+        is_identity,
         Effects,
         Eoi,
         MsrFault, //

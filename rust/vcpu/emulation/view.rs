@@ -39,11 +39,7 @@ use rkvm_core::{
         MsrError,
         Origin, //
     },
-    regs::{
-        cr0,
-        rflags,
-        SegReg, //
-    },
+    regs::SegReg,
     vmx::{
         fields::*,
         segment,
@@ -67,9 +63,6 @@ use crate::{
         Running, //
     },
 };
-
-const AR_L: u32 = 1 << 13;
-const AR_DB: u32 = 1 << 14;
 
 /// What an exit has told about the memory operand of its instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,13 +188,8 @@ impl<'v, 'a> View<'v, 'a> {
 
 /// Fetches instruction bytes up to the end of the page.
 pub(super) fn fetch(r: &mut Running<'_>, at: Gva, to: &mut [u8]) -> Result<usize, Exception> {
-    let privilege = if r.cpl() == 3 {
-        Privilege::User
-    } else {
-        Privilege::Supervisor
-    };
-    let kind = AccessKind::Fetch;
-    match r.fetch_code(at, GuestAccess { kind, privilege }, to) {
+    let access = r.fetch_access();
+    match r.fetch_code(at, access, to) {
         Ok(n) => Ok(n),
         Err(WalkError::Fault(e)) => Err(e),
         Err(_) => Ok(0),
@@ -313,21 +301,7 @@ impl VcpuOps for View<'_, '_> {
     }
 
     fn mode(&mut self) -> Mode {
-        if self.r.arch.cr0 & cr0::PE == 0 {
-            return Mode::Real;
-        }
-        let ar = self.r.hw.read(GUEST_CS_AR_BYTES);
-        if self.r.long_mode() && ar & AR_L != 0 {
-            return Mode::Long64;
-        }
-        if !self.r.long_mode() && self.r.hw.read(GUEST_RFLAGS) & rflags::VM != 0 {
-            return Mode::Vm86;
-        }
-        if ar & AR_DB != 0 {
-            Mode::Prot32
-        } else {
-            Mode::Prot16
-        }
+        self.r.code_mode()
     }
 
     fn cpl(&mut self) -> u8 {

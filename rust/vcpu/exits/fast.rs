@@ -26,6 +26,8 @@ use crate::{
 pub(crate) enum Fast {
     /// Done: the guest may be entered again.
     Handled,
+    /// `kvm_run` asks user space for something.
+    ToUser,
     /// The full handler has to look at it, with interrupts on.
     Leave,
 }
@@ -88,6 +90,13 @@ impl Running<'_> {
     pub(super) fn instruction_retires(&mut self) {
         self.arch.events.injected = None;
         self.skip_instruction();
+    }
+
+    /// As [`Self::instruction_retires`], for an exit that does not tell the length of the instruction.
+    #[inline]
+    pub(super) fn decoded_instruction_retires(&mut self, length: u8) {
+        self.arch.events.injected = None;
+        self.skip_bytes(length.into());
     }
 
     fn fast_cpuid(&mut self) -> Fast {

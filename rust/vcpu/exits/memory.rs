@@ -67,20 +67,23 @@ impl Running<'_> {
         }
     }
 
-    /// A doorbell: an ioeventfd that takes accesses of any length needs nothing decoded.
+    /// An access to a device by an instruction that does nothing else. An ioeventfd that takes accesses of any length
+    /// needs nothing decoded.
     ///
     /// The SDM does not say that the length of the instruction is there after this exit. On processors it is; where it
     /// is not, or an event was being delivered, the emulator rings the same bell.
     pub(super) fn fast_ept_misconfiguration(&mut self) -> Fast {
         let gpa = Gpa(self.hw.read(GUEST_PHYSICAL_ADDRESS));
-        let usable = !host().virtual_cpu
-            && self.hw.read(VM_EXIT_INSTRUCTION_LEN) != 0
-            && !EventInfo(self.hw.read(IDT_VECTORING_INFO_FIELD)).valid();
-        if !usable || !self.fast_mmio_write(gpa) {
+        if EventInfo(self.hw.read(IDT_VECTORING_INFO_FIELD)).valid() {
+            // It was the delivery of an event that made the access.
             return Fast::Leave;
         }
-        self.instruction_retires();
-        Fast::Handled
+        let has_length = !host().virtual_cpu && self.hw.read(VM_EXIT_INSTRUCTION_LEN) != 0;
+        if has_length && self.fast_mmio_write(gpa) {
+            self.instruction_retires();
+            return Fast::Handled;
+        }
+        self.fast_mmio(gpa)
     }
 
     pub(super) fn exit_ept_misconfiguration(&mut self) -> Result<Flow> {

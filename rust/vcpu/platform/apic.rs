@@ -342,6 +342,14 @@ impl Running<'_> {
         true
     }
 
+    /// Whether a write to `gpa` may change who the APIC is, so that [`Self::apic_mmio_write`] may sleep.
+    #[inline]
+    pub(crate) fn changes_apic_identity(&self, gpa: Gpa) -> bool {
+        self.arch.apic.as_ref().is_some_and(|apic| {
+            offset_in_page(apic, gpa).is_some_and(rkvm_core::irq::lapic::is_identity)
+        })
+    }
+
     /// KVM_GET_LAPIC. EINVAL without an APIC in the kernel.
     pub(crate) fn lapic_state(&mut self) -> Result<KBox<LapicState>> {
         let mut state = KBox::new(LapicState::default(), GFP_KERNEL_ACCOUNT)?;

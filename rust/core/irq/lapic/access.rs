@@ -352,5 +352,14 @@ impl<S: Deref<Target = Shared>> Lapic<S> {
     }
 }
 
+/// Whether a write at byte `offset` of the register page may have [`Effects::map`].
+#[inline]
+pub fn is_identity(offset: u32) -> bool {
+    matches!(
+        Reg::at(offset as u16),
+        Reg::ID | Reg::LDR | Reg::DFR | Reg::SVR
+    )
+}
+
 /// The bits of DFR that always read as one.
 const DFR_ONES: u32 = 0x0fff_ffff;

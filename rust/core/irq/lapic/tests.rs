@@ -458,6 +458,8 @@ proptest! {
                 }
             } else if is_write {
                 let e = a.mmio_write(offset, if len & 1 == 0 { 4 } else { len }, value, &now);
+                prop_assert!(!e.map || is_identity(offset));
+                prop_assert!(!e.mode);
                 if let Some(irq) = e.ipi {
                     prop_assert!(irq.vector >= 16 || !matches!(irq.mode, DeliveryMode::Fixed | DeliveryMode::LowestPriority));
                 }
