@@ -208,7 +208,8 @@ impl<S: Deref<Target = Shared>> Lapic<S> {
         match reg {
             Reg::EOI => {
                 effects.eoi = self.eoi();
-                effects.recheck = true;
+                // Mostly nothing waits behind the interrupt that was ended.
+                effects.recheck = self.deliverable().is_some();
             }
             Reg::TPR => {
                 self.set_reg(Reg::TPR, value & 0xff);

@@ -235,6 +235,29 @@ fn eoi_tells_level_from_edge() {
 }
 
 #[test]
+fn eoi_asks_for_a_look_if_something_waits_behind() {
+    let mut a = enabled();
+    for (vector, taken) in [(0x41, true), (0x45, false)] {
+        let _ = a.shared().post_fixed(vector, Trigger::Edge);
+        assert_eq!(a.deliverable(), Some(vector).filter(|_| taken));
+        if taken {
+            a.accept(vector);
+        }
+    }
+    assert!(write(&mut a, Reg::EOI, 0, at(0)).recheck);
+    assert_eq!(a.deliverable(), Some(0x45));
+    a.accept(0x45);
+    assert!(!write(&mut a, Reg::EOI, 0, at(0)).recheck);
+    assert!(!write(&mut a, Reg::EOI, 0, at(0)).recheck);
+    // Posted by another thread, not looked at yet.
+    let _ = a.shared().post_fixed(0x51, Trigger::Edge);
+    a.deliverable();
+    a.accept(0x51);
+    let _ = a.shared().post_fixed(0x41, Trigger::Edge);
+    assert!(write(&mut a, Reg::EOI, 0, at(0)).recheck);
+}
+
+#[test]
 fn one_shot_periodic_and_deadline_fire_once_each() {
     let mut a = enabled();
     let _ = write(&mut a, Reg::LVT_TIMER, 0xec, at(0));
