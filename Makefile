@@ -85,5 +85,5 @@ help:
 	@echo '  gates, host-test - only these'
 	@echo '  test             - only the machine tests; ARGS="--list", ARGS="-v pio*", ARGS="--on rkvm"'
 	@echo '  bench            - cost of the exits, rkvm and C KVM in turn'
-	@echo '  fuzz             - property tests of the core with many more cases; ARGS="<seconds>"'
+	@echo '  fuzz             - fuzz targets and property tests of the core with new cases; ARGS="<seconds>"'
 	@echo '                     VM=bochs (default), VM=qemu (needs nested VT-x), VM=none (this machine itself)'

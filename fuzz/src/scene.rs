@@ -1,0 +1,442 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A vCPU with memory and devices, made of arbitrary bytes.
+//!
+//! The first bytes are what is done, the mode, and an instruction. What follows is a list of changes to a state in
+//! which most instructions find something to do: descriptor tables with a bit of everything, two tasks, registers that
+//! point to memory. Each change is a byte that says what and some bytes of value, so that inserting, removing and
+//! exchanging them gives another state that makes sense.
+
+use crate::input::Input;
+use crate::mock::{Machine, Mock, CODE, DATA, DEVICES, RAM, USER_DEVICES};
+use rkvm_core::emulate::*;
+use rkvm_core::regs::SegReg;
+use std::cell::RefCell;
+
+/// What the emulator is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The instruction at RIP.
+    Instruction(Cause),
+    /// A task switch that hardware leaves to the hypervisor.
+    TaskSwitch(u16, TaskSwitch, Option<u32>),
+    /// An interrupt in real mode.
+    Interrupt(u8),
+}
+
+/// A state, and what happens in it.
+pub struct Scene {
+    /// The vCPU.
+    pub machine: Machine,
+    /// What is done.
+    pub action: Action,
+}
+
+const GDT: u64 = 0x2000;
+const LDT: u64 = 0x2400;
+const IDT: u64 = 0x2800;
+/// The task that runs, and one to switch to, for each of the two sizes.
+const TASKS: [u64; 3] = [0x3000, 0x3400, 0x3800];
+/// A page with level-0 stacks, another with those of the other levels.
+const STACK: u64 = 0x6000;
+
+const fn descriptor(base: u64, limit: u64, access: u64) -> u64 {
+    limit & 0xffff
+        | (base & 0xff_ffff) << 16
+        | (access & 0xff) << 40
+        | (limit >> 16 & 15) << 48
+        | (access >> 12 & 15) << 52
+        | (base >> 24 & 0xff) << 56
+}
+
+const fn gate(kind: u64, selector: u64, offset: u64, count: u64) -> u64 {
+    offset & 0xffff | selector << 16 | (count & 31) << 32 | kind << 40 | (offset >> 16) << 48
+}
+
+/// The GDT: the selectors are 8 times the index.
+const DESCRIPTORS: [u64; 32] = [
+    0,
+    descriptor(0, 0xf_ffff, 0xa09b),
+    descriptor(0, 0xf_ffff, 0xc093),
+    descriptor(0, 0xf_ffff, 0xc09a),
+    descriptor(0, 0xffff, 0x009a),
+    descriptor(0, 0xf_ffff, 0xa0fa),
+    descriptor(0, 0xf_ffff, 0xc0f2),
+    descriptor(0, 0xf_ffff, 0xc0fa),
+    // The running task, and two to switch to: 32 bit (64 bit in long mode) and 16 bit. Each takes two places.
+    descriptor(TASKS[0], 0x3ff, 0x008b),
+    0,
+    descriptor(TASKS[1], 0x3ff, 0x00e9),
+    0,
+    descriptor(TASKS[2], 0x3ff, 0x00e1),
+    0,
+    descriptor(LDT, 0x7f, 0x0082),
+    0,
+    // Call gates of 32 (64) and 16 bits, and a task gate.
+    gate(0xec, 0x18, 0x5000, 0),
+    0,
+    gate(0xec, 0x08, 0x5000, 0),
+    0,
+    gate(0xec, 0x18, 0x5000, 3),
+    gate(0xe4, 0x20, 0x5000, 2),
+    gate(0xe5, 0x50, 0, 0),
+    // Conforming, expand-down, not present, not writable, a call gate of level 0.
+    descriptor(0, 0xf_ffff, 0xc09e),
+    descriptor(0, 0x0_ffff, 0x4096),
+    descriptor(0, 0xf_ffff, 0xc013),
+    descriptor(0, 0xf_ffff, 0xc0f0),
+    gate(0x8c, 0x18, 0x5000, 0),
+    descriptor(0, 0xf_ffff, 0xe09b),
+    descriptor(0x100, 0x10, 0x40f3),
+    descriptor(0x1_0000, 0xffff, 0x0092),
+    descriptor(0, 0xf_ffff, 0xc098),
+];
+
+/// Writes the tables and tasks into memory, and lets the vCPU know of them.
+fn furnish(m: &mut Machine, long: bool) {
+    for (n, d) in DESCRIPTORS.iter().enumerate() {
+        m.cpu.put(GDT + 8 * n as u64, &d.to_le_bytes());
+    }
+    for (n, d) in DESCRIPTORS[..16].iter().enumerate() {
+        m.cpu.put(LDT + 8 * n as u64, &d.to_le_bytes());
+    }
+    for n in 0..16u64 {
+        let selector = if long { 0x08 } else { 0x18 };
+        let step = if long { 16 } else { 8 };
+        m.cpu.put(
+            IDT + n * step,
+            &gate(0xee, selector, 0x5000, 0).to_le_bytes(),
+        );
+        // The interrupt table of real mode, at 0.
+        m.cpu.put(4 * n, &[0x00, 0x50, 0x00, 0x00]);
+    }
+    task_32(m, TASKS[0], long);
+    task_32(m, TASKS[1], long);
+    task_16(m, TASKS[2]);
+    m.cpu.gdt = TableReg {
+        base: GDT,
+        limit: 0xff,
+    };
+    if !m.cpu.mode.is_real_like() {
+        m.cpu.idt = TableReg {
+            base: IDT,
+            limit: 0xff,
+        };
+    }
+    m.cpu.segments[SegReg::Tr as usize] = Segment {
+        selector: 0x40,
+        base: TASKS[0],
+        limit: 0x3ff,
+        access: 0x8b,
+    };
+    m.cpu.segments[SegReg::Ldtr as usize] = Segment {
+        selector: 0x70,
+        base: LDT,
+        limit: 0x7f,
+        access: 0x82,
+    };
+}
+
+fn task_32(m: &mut Machine, at: u64, long: bool) {
+    for level in 0..3u64 {
+        let stack = STACK + 0x400 * (level + 1);
+        if long {
+            m.cpu.put(at + 4 + 8 * level, &stack.to_le_bytes());
+            m.cpu.put(at + 0x24 + 8 * level, &stack.to_le_bytes());
+        } else {
+            m.cpu.put(at + 4 + 8 * level, &stack.to_le_bytes());
+            m.cpu.put(at + 8 + 8 * level, &[0x10 + level as u8, 0]);
+        }
+    }
+    if !long {
+        m.cpu.put(at + 0x1c, &0x4000u32.to_le_bytes());
+        m.cpu.put(at + 0x20, &0x5000u32.to_le_bytes());
+        m.cpu.put(at + 0x24, &2u32.to_le_bytes());
+        m.cpu.put(at + 0x38, &0x7000u32.to_le_bytes());
+        for (slot, selector) in [0x10u8, 0x18, 0x10, 0x10, 0x10, 0, 0x70].iter().enumerate() {
+            m.cpu.put(at + 0x48 + 4 * slot as u64, &[*selector]);
+        }
+    }
+    m.cpu.put(at + 0x66, &0x80u16.to_le_bytes());
+}
+
+fn task_16(m: &mut Machine, at: u64) {
+    m.cpu.put(at + 0x0e, &0x5000u16.to_le_bytes());
+    m.cpu.put(at + 0x10, &2u16.to_le_bytes());
+    m.cpu.put(at + 0x1a, &0x7000u16.to_le_bytes());
+    for (slot, selector) in [0x10u8, 0x20, 0x10, 0x10, 0x70].iter().enumerate() {
+        m.cpu.put(at + 0x22 + 2 * slot as u64, &[*selector]);
+    }
+}
+
+/// An address where something is, or nothing: often just beside a border.
+fn place(input: &mut Input<'_>) -> u64 {
+    let [kind, low] = input.array();
+    let low = u64::from(low);
+    let beside = |border: u64| (border - 32).wrapping_add(low & 63);
+    let at = match kind & 7 {
+        0 => low,
+        1 => DATA + 8 * low,
+        2 => beside(DATA + 0x1000),
+        3 => beside(RAM),
+        4 => DEVICES + 8 * low,
+        5 => beside(USER_DEVICES),
+        6 => GDT + 16 * low,
+        _ => beside(1 << 47),
+    };
+    match kind >> 6 {
+        0 => at,
+        1 => at | 0xdead_beef << 32,
+        2 => at.wrapping_neg(),
+        _ => beside(1 << 32),
+    }
+}
+
+/// Extensions that a guest may lack.
+const FEATURES: [Feature; 16] = [
+    Feature::Sysenter,
+    Feature::Syscall,
+    Feature::Cx8,
+    Feature::Cx16,
+    Feature::Movbe,
+    Feature::Popcnt,
+    Feature::Lzcnt,
+    Feature::Bmi1,
+    Feature::Bmi2,
+    Feature::Adx,
+    Feature::Sse42,
+    Feature::Rdpid,
+    Feature::Movdiri,
+    Feature::Movdir64b,
+    Feature::Avx,
+    Feature::Avx512f,
+];
+
+/// MSRs that are there.
+const MSRS: [u32; 12] = [
+    0x10,
+    0x174,
+    0x175,
+    0x176,
+    0x1d9,
+    0xc000_0080,
+    0xc000_0081,
+    0xc000_0082,
+    0xc000_0083,
+    0xc000_0084,
+    0xc000_0102,
+    0xc000_0103,
+];
+
+const PAGE: u64 = 0x1000;
+
+/// Flags that can be set, but VM.
+const FLAGS: u32 = 0x3d_7fd5;
+
+thread_local! {
+    /// Memories of scenes that are over, all zero: to make one anew takes longer than most instructions.
+    static MEMORIES: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+fn memory() -> Vec<u8> {
+    let old = MEMORIES.with_borrow_mut(|all| all.pop());
+    old.unwrap_or_else(|| vec![0; RAM as usize])
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let cpu = &mut self.machine.cpu;
+        let mut ram = std::mem::take(&mut cpu.ram);
+        for (page, bytes) in ram.chunks_mut(PAGE as usize).enumerate() {
+            if cpu.touched[page / 64] & 1 << (page % 64) != 0 {
+                bytes.fill(0);
+            }
+        }
+        MEMORIES.with_borrow_mut(|all| all.push(ram));
+    }
+}
+
+fn initial(mode: Mode, cpl: u8, code: &[u8; 15], at: u64) -> Machine {
+    let mut m = Machine {
+        emulator: Emulator::new(),
+        regs: Regs {
+            rflags: 2,
+            ..Regs::default()
+        },
+        cpu: Mock::with_memory(mode, memory()),
+    };
+    furnish(&mut m, mode == Mode::Long64);
+    // Before it lies a prefix without a meaning.
+    m.cpu.put(at - 1, &[0x3e]);
+    m.cpu.put(at, code);
+    m.regs.rip = at;
+    if mode == Mode::Vm86 {
+        m.regs.rflags |= 1 << 17;
+    }
+    m.regs.gpr = [
+        DATA,
+        5,
+        0x8000,
+        DATA + 8,
+        0x6ff0,
+        STACK,
+        DATA,
+        DATA + 0x800,
+        0x18,
+        0x5000,
+        DATA,
+        3,
+        DATA,
+        DATA,
+        DATA,
+        DATA,
+    ];
+    for (n, msr) in MSRS.iter().enumerate() {
+        m.cpu.msrs.insert(*msr, 0x10 + n as u64);
+    }
+    m.cpu.echo = true;
+    if matches!(mode, Mode::Long64 | Mode::Prot16 | Mode::Prot32) {
+        m.cpu.cpl = cpl;
+        for s in 0..6 {
+            m.cpu.segments[s].selector |= u16::from(cpl);
+            m.cpu.segments[s].access |= u32::from(cpl) << 5;
+        }
+    }
+    m
+}
+
+/// Does one change to the state.
+fn change(m: &mut Machine, input: &mut Input<'_>) {
+    let what = input.byte();
+    let n = usize::from(what & 15);
+    match what >> 4 {
+        0..=3 => m.regs.gpr[n] = place(input),
+        4 => m.regs.gpr[n] = input.quad(),
+        5 => {
+            let vm = m.regs.rflags & 1 << 17;
+            m.regs.rflags = u64::from(input.long() & FLAGS) | 2 | vm;
+        }
+        6 => {
+            let s = &mut m.cpu.segments[n & 7];
+            s.selector = input.word();
+            s.access = u32::from(input.word());
+            s.access = s.access & 0xf0ff | (s.access & 0x100) << 8;
+            s.limit = if n & 8 != 0 {
+                input.long()
+            } else {
+                input.word().into()
+            };
+        }
+        7 => m.cpu.segments[n & 7].base = place(input),
+        8 | 9 => {
+            let at = place(input);
+            let bytes = input.array::<8>();
+            if at <= RAM - 8 {
+                m.cpu.put(at, &bytes);
+            }
+        }
+        10 => {
+            let slot = u64::from(input.byte() & 31);
+            let table = if n & 1 != 0 { LDT } else { GDT };
+            m.cpu.put(table + 8 * slot, &input.array::<8>());
+        }
+        11 => {
+            let page = place(input) & !(PAGE - 1);
+            let list = if n & 1 != 0 {
+                &mut m.cpu.absent
+            } else {
+                &mut m.cpu.read_only
+            };
+            if list.len() < 16 {
+                list.push(page);
+            }
+        }
+        12 => control(m, n, input),
+        13 => m.cpu.without.push(FEATURES[n]),
+        14 => {
+            let msr = MSRS.get(n).copied().unwrap_or(input.long());
+            m.cpu.msrs.insert(msr, input.quad());
+        }
+        _ => m.cpu.vectors[n].fill(input.byte()),
+    }
+}
+
+/// Does one change to control registers, tables and the like.
+fn control(m: &mut Machine, n: usize, input: &mut Input<'_>) {
+    match n {
+        0 | 1 => {
+            let kept = m.cpu.cr0 & 0x8000_0001;
+            m.cpu.cr0 = u64::from(input.long() & 0x6005_003e) | kept;
+        }
+        2 | 3 => m.cpu.cr4 = u64::from(input.long()),
+        4 if m.cpu.mode != Mode::Long64 => m.cpu.efer ^= 0x500,
+        5 => m.cpu.efer ^= u64::from(input.byte()) & 1,
+        6 => m.cpu.gdt.limit = input.word(),
+        7 => m.cpu.idt.limit = input.word(),
+        8 => m.cpu.gdt.base = place(input),
+        9 => m.cpu.idt.base = place(input),
+        10 => m.cpu.dr[usize::from(input.byte() & 7)] = input.quad(),
+        11 => m.cpu.contention = u32::from(input.byte() & 31),
+        12 => m.cpu.fx = [input.byte(); 512],
+        13 => m.cpu.user_ports = u32::from(input.word()),
+        14 => m.cpu.user_devices = DEVICES + u64::from(input.word()),
+        _ => m.cpu.mmx[usize::from(input.byte() & 7)] = input.quad(),
+    }
+}
+
+impl Scene {
+    /// The state that `data` describe.
+    pub fn new(data: &[u8]) -> Self {
+        let mut input = Input(data);
+        let [head, position] = input.array();
+        let mode = match head & 7 {
+            0 => Mode::Real,
+            1 => Mode::Vm86,
+            2 => Mode::Prot16,
+            3 | 4 => Mode::Prot32,
+            _ => Mode::Long64,
+        };
+        let cpl = head >> 3 & 3;
+        let action = match head >> 5 {
+            5 => Action::Instruction(Cause::UndefinedOpcode),
+            6 => Action::TaskSwitch(
+                input.word(),
+                match position & 3 {
+                    0 => TaskSwitch::Call,
+                    1 => TaskSwitch::Jump,
+                    2 => TaskSwitch::Return,
+                    _ => TaskSwitch::Gate,
+                },
+                (position & 4 != 0).then_some(0x1234),
+            ),
+            7 if mode == Mode::Real => Action::Interrupt(position),
+            _ => Action::Instruction(Cause::Exit),
+        };
+        // The instruction may cross a page.
+        let at = match u64::from(position & 31) {
+            back @ 1..=15 => CODE + PAGE - back,
+            _ => CODE,
+        };
+        let code = input.array::<15>();
+        let mut machine = initial(mode, cpl, &code, at);
+        let mut changes = 0;
+        while !input.is_over() && changes < 64 {
+            change(&mut machine, &mut input);
+            changes += 1;
+        }
+        Self { machine, action }
+    }
+
+    /// Starts what is to be done.
+    pub fn start(&mut self) -> Outcome {
+        let m = &mut self.machine;
+        let (regs, cpu) = (&mut m.regs, &mut m.cpu);
+        match self.action {
+            Action::Instruction(cause) => m.emulator.start(regs, cpu, cause),
+            Action::TaskSwitch(selector, reason, code) => {
+                m.emulator.task_switch(regs, cpu, selector, reason, code, 2)
+            }
+            Action::Interrupt(vector) => m.emulator.real_interrupt(regs, cpu, vector, 2),
+        }
+    }
+}
