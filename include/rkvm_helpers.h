@@ -89,6 +89,8 @@ extern bool rkvm_param_eptad;
 extern bool rkvm_param_unrestricted_guest;
 extern bool rkvm_param_preemption_timer;
 extern bool rkvm_param_vpid;
+extern bool rkvm_param_flexpriority;
+extern bool rkvm_param_fasteoi;
 extern uint rkvm_param_ple_gap;
 extern uint rkvm_param_ple_window;
 extern bool rkvm_param_ignore_msrs;

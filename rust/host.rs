@@ -177,8 +177,8 @@ fn negotiation_params() -> Params {
         ple_gap: params::ple_gap(),
         ple_window: params::ple_window(),
         preemption_timer: params::preemption_timer(),
+        flexpriority: params::flexpriority(),
         // Not used yet; what is off here is off in every VMCS.
-        flexpriority: false,
         enable_apicv: false,
         pml: false,
         vnmi: true,

@@ -7,6 +7,7 @@
 //! other CPUs to flush, so nobody may wait for it with interrupts off.
 
 mod access;
+mod apic_access;
 mod dirty;
 mod fault;
 mod notifier;
@@ -69,6 +70,7 @@ use crate::{
     vcpu::requests::Request,
     vm::vcpus::Vcpus,
 };
+use apic_access::ApicAccess;
 use slots::Slots;
 use tables::{
     new_table,
@@ -153,6 +155,7 @@ pub(crate) struct Mmu {
     format: Format,
     ept_pointer: u64,
     mmio: MmioFormat,
+    apic_access: ApicAccess,
     vcpus: Arc<Vcpus>,
     /// Counters for KVM_GET_STATS_FD.
     pub(crate) stats: VmStats,
@@ -184,6 +187,7 @@ impl Mmu {
                 format,
                 ept_pointer: pointer,
                 mmio: MmioFormat::new(l1tf_cache_bits()),
+                apic_access: ApicAccess::new(),
                 vcpus,
                 stats,
             }),

@@ -280,6 +280,7 @@ impl Vcpu {
         )?;
         vcpu.with(vm, |mut r| {
             r.set_up();
+            r.set_up_virtual_apic()?;
             r.set_up_timer();
             Ok(())
         })?;

@@ -56,7 +56,7 @@ pub(crate) struct VcpuMmu {
     /// Where the last slot was found.
     hint: u16,
     /// Spare tables.
-    cache: TableCache,
+    pub(super) cache: TableCache,
     /// The guest's paging mode.
     pub(super) paging: PagingCache,
     /// Frames that were found to be MMIO.
@@ -158,7 +158,7 @@ impl Mmu {
         let gfn = gpa.frame();
         vcpu.cache.top_up()?;
         let Some(slot) = slots.table().find_near(gfn, &mut vcpu.hint) else {
-            return Ok(self.mmio_fault(vcpu, stats, slots, gfn));
+            return Ok(self.slotless_fault(vcpu, stats, slots, gfn));
         };
         let region = &slot.region;
         if need.contains(Access::W) && !region.is_writable() {
@@ -264,12 +264,24 @@ impl Mmu {
         (!retry).then_some(level)
     }
 
-    /// A frame without a slot: remembered in the EPT, so that the next access exits as a misconfiguration.
-    fn mmio_fault(&self, vcpu: &mut VcpuMmu, stats: &VcpuStats, slots: &Slots, gfn: Gfn) -> Fault {
+    /// A frame without a slot: the APIC-access page, or MMIO, which is remembered in the EPT, so that the next access exits
+    /// as a misconfiguration.
+    fn slotless_fault(
+        &self,
+        vcpu: &mut VcpuMmu,
+        stats: &VcpuStats,
+        slots: &Slots,
+        gfn: Gfn,
+    ) -> Fault {
+        let lock = self.lock.read();
+        match self.map_apic_access(vcpu, gfn, &lock) {
+            Some(MapOutcome::Conflict | MapOutcome::OutOfRange) => return Fault::Emulate,
+            Some(_) => return Fault::Resume,
+            None => {}
+        }
         let generation = slots.generation();
         if !generation.is_updating() {
             let entry = self.mmio.encode(gfn, generation);
-            let _lock = self.lock.read();
             let tables = self.tables();
             let outcome =
                 self.ept(&tables)

@@ -127,6 +127,7 @@ impl Mmu {
             self.slots.publish(next)
         };
         let old = retired.wait();
+        self.uncover(change);
         let mut spare = replacement.unwrap_or(old);
         // There is room, as there was in the other copy.
         spare.apply(change, log)?;

@@ -13,7 +13,10 @@ use kernel::{
     prelude::*,
     sync::Arc, //
 };
-use rkvm_core::irq::lapic::Shared;
+use rkvm_core::{
+    addr::Hpa,
+    irq::lapic::Shared, //
+};
 
 use super::page::TablePage;
 
@@ -24,11 +27,11 @@ const _: () = assert!(size_of::<Shared>() == 4096 << ORDER);
 ///
 /// # Invariants
 ///
-/// `shared` points to the pages that `_pages` owns, which were zeroed when they were made.
+/// `shared` points to the pages that `pages` owns, which were zeroed when they were made.
 #[derive(Clone)]
 pub(crate) struct ApicPages {
     shared: NonNull<Shared>,
-    _pages: Arc<TablePage>,
+    pages: Arc<TablePage>,
 }
 
 // SAFETY: `Shared` is made of atomic words, and the pages are counted.
@@ -43,8 +46,14 @@ impl ApicPages {
         // INVARIANT: Fresh pages of the size of a `Shared`, aligned to their own size.
         Ok(Self {
             shared: NonNull::new(pages.as_ptr().cast()).ok_or(ENOMEM)?,
-            _pages: pages,
+            pages: pages,
         })
+    }
+
+    /// Where the register page is, for the processor.
+    #[inline]
+    pub(crate) fn registers(&self) -> Hpa {
+        self.pages.hpa()
     }
 }
 

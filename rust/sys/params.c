@@ -23,6 +23,14 @@ bool rkvm_param_vpid = true;
 module_param_named(vpid, rkvm_param_vpid, bool, 0444);
 MODULE_PARM_DESC(vpid, "Tag the TLB by virtual processor");
 
+bool rkvm_param_flexpriority = true;
+module_param_named(flexpriority, rkvm_param_flexpriority, bool, 0444);
+MODULE_PARM_DESC(flexpriority, "Let the processor virtualize the task priority and find accesses to the APIC's page");
+
+bool rkvm_param_fasteoi = true;
+module_param_named(fasteoi, rkvm_param_fasteoi, bool, 0444);
+MODULE_PARM_DESC(fasteoi, "Take any write to the EOI register for one, without a look at the instruction");
+
 uint rkvm_param_ple_gap = 128;
 module_param_named(ple_gap, rkvm_param_ple_gap, uint, 0444);
 MODULE_PARM_DESC(ple_gap, "Most TSC ticks between two PAUSEs of one spin loop; 0 turns PAUSE-loop exiting off");

@@ -28,6 +28,10 @@ params! {
     preemption_timer: bool = rkvm_param_preemption_timer;
     /// `vpid`.
     vpid: bool = rkvm_param_vpid;
+    /// `flexpriority`: accesses to the APIC's page are virtualized.
+    flexpriority: bool = rkvm_param_flexpriority;
+    /// `fasteoi`: a write to the EOI register is not decoded.
+    fasteoi: bool = rkvm_param_fasteoi;
     /// `ple_gap`, TSC ticks.
     ple_gap: u32 = rkvm_param_ple_gap;
     /// `ple_window`, TSC ticks.

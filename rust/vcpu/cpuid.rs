@@ -67,6 +67,7 @@ impl Arch {
             xsaves: self.caps.has(features::XSAVES),
             hlt_in_guest: self.hlt_in_guest,
             pause_in_guest: self.pause_in_guest,
+            apic: self.apic.as_ref().map(|apic| apic.lapic.place()),
             ..VcpuShape::default()
         }
     }

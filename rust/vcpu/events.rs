@@ -167,6 +167,7 @@ impl Running<'_> {
         self.set_primary(Primary::NMI_WINDOW_EXITING, nmi_waits);
         let interrupt_waits = self.has_interrupt() || self.user_wants_window();
         self.set_primary(Primary::INTR_WINDOW_EXITING, interrupt_waits);
+        self.update_tpr_threshold();
     }
 
     fn set_event(&mut self, info: EventInfo) {

@@ -5,6 +5,7 @@
 //! Those that [`fast`] handles come here as well when they were not simple. What nobody has an answer for goes to user
 //! space as KVM_EXIT_INTERNAL_ERROR with the reason, never back into the guest unhandled.
 
+mod apic;
 mod debug;
 mod exception;
 pub(crate) mod fast;
@@ -84,6 +85,10 @@ impl Running<'_> {
                 self.vcpu.requests.set_own(Request::Event);
                 Ok(Flow::Resume)
             }
+            Reason::TprBelowThreshold => {
+                self.vcpu.requests.set_own(Request::Event);
+                Ok(Flow::Resume)
+            }
             Reason::TripleFault => {
                 self.vcpu.run.set_reason(UserExit::Shutdown);
                 Ok(Flow::ToUser)
@@ -91,6 +96,8 @@ impl Running<'_> {
 
             Reason::EptViolation => self.exit_ept_violation(),
             Reason::EptMisconfig => self.exit_ept_misconfiguration(),
+
+            Reason::ApicAccess => self.exit_apic_access(reason),
 
             Reason::IoInstruction => self.exit_io(),
             Reason::MsrRead => self.exit_rdmsr(),
@@ -175,8 +182,6 @@ impl Running<'_> {
             | Reason::InvalidState
             | Reason::MsrLoadFail
             | Reason::MonitorTrapFlag
-            | Reason::TprBelowThreshold
-            | Reason::ApicAccess
             | Reason::EoiInduced
             | Reason::ApicWrite
             | Reason::PmlFull

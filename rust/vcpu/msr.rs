@@ -220,8 +220,9 @@ impl Running<'_> {
     /// Computes the bitmap of MSRs that the guest reaches without an exit.
     pub(crate) fn update_msr_bitmap(&mut self) {
         let shape = bitmap::Shape {
+            x2apic: self.has_x2apic_shadow(),
+            apicv: false,
             spec_ctrl_used: self.arch.spec_ctrl_used,
-            ..bitmap::Shape::default()
         };
         let page = &self.arch.msr_bitmap;
         page.fill(0xff);

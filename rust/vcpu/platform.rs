@@ -6,6 +6,7 @@ pub(crate) mod apic;
 pub(crate) mod clock;
 pub(crate) mod halt;
 pub(crate) mod timer;
+pub(crate) mod virtual_apic;
 
 use kernel::prelude::*;
 use rkvm_core::{

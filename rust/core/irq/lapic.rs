@@ -29,7 +29,8 @@ pub use self::{
     base::{
         apic_base,
         BaseFault,
-        Mode, //
+        Mode,
+        Place, //
     },
     inbox::{
         Events,

@@ -23,6 +23,7 @@ use super::controls::{
     Secondary,
     Tertiary, //
 };
+use crate::irq::lapic::Place;
 use wishes::{Need, When};
 
 /// Module parameters that bear on the negotiation, by the names that kvm and kvm_intel give them.
@@ -312,12 +313,8 @@ fn effective_features(caps: &CapabilityMsrs, params: &Params) -> Features {
 /// What one vCPU is set up for, as far as it decides the controls that it starts with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VcpuShape {
-    /// The local APIC is in the kernel.
-    pub kernel_lapic: bool,
-    /// The local APIC is in x2APIC mode (only looked at with `kernel_lapic`).
-    pub x2apic: bool,
-    /// The local APIC is switched on in xAPIC mode at its default base.
-    pub xapic: bool,
+    /// Where the registers of the local APIC are, if it is in the kernel.
+    pub apic: Option<Place>,
     /// APICv is not inhibited for this VM.
     pub apicv_active: bool,
     /// KVM_CAP_X86_DISABLE_EXITS: HLT runs in the guest.
@@ -344,10 +341,10 @@ impl VmcsConfig {
     pub fn controls_for(&self, shape: &VcpuShape) -> Controls {
         let f = &self.features;
         let mut c = self.base;
-        let tpr_shadow = f.tpr_shadow && shape.kernel_lapic;
+        let tpr_shadow = f.tpr_shadow && shape.apic.is_some();
         let apicv = f.apicv && tpr_shadow && shape.apicv_active;
-        let x2apic = tpr_shadow && shape.x2apic && self.has(Secondary::VIRTUALIZE_X2APIC_MODE);
-        let xapic = f.flexpriority && shape.kernel_lapic && shape.xapic && !x2apic;
+        let x2apic = tpr_shadow && shape.apic == Some(Place::Msrs);
+        let xapic = f.flexpriority && shape.apic == Some(Place::DefaultPage);
 
         c.pin = c.pin.set(PinBased::POSTED_INTR, apicv);
         c.primary = c

@@ -40,6 +40,7 @@ const IO_INSTRUCTION: u32 = 30;
 const MSR_READ: u32 = 31;
 const MSR_WRITE: u32 = 32;
 const PREEMPTION_TIMER: u32 = 52;
+const APIC_ACCESS: u32 = 44;
 const EPT_MISCONFIGURATION: u32 = 49;
 /// A VM entry that a machine check called off.
 const MCE_DURING_VMENTRY: u32 = 1 << 31 | 41;
@@ -63,6 +64,7 @@ impl Running<'_> {
                 self.timer_may_be_due();
                 Fast::Handled
             }
+            APIC_ACCESS => self.fast_apic_access(),
             EPT_MISCONFIGURATION => self.fast_ept_misconfiguration(),
             EXTERNAL_INTERRUPT => {
                 let info = EventInfo(guard.interruption_info());

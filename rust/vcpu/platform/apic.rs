@@ -55,8 +55,12 @@ const PAGE_BYTES: u64 = 0x1000;
 
 /// What the vCPU's thread owns of its APIC.
 pub(crate) struct Apic {
-    pub(super) lapic: Lapic<ApicPages>,
+    pub(crate) lapic: Lapic<ApicPages>,
     pub(super) timer: ApicTimer,
+    /// What is in the VMCS's field, if there is a TPR shadow.
+    pub(super) tpr_threshold: u8,
+    /// The VM's memory knows that the registers are not at their default place.
+    pub(super) away: bool,
 }
 
 impl Apic {
@@ -71,6 +75,8 @@ impl Apic {
         Ok(Self {
             lapic: Lapic::new(pages.clone(), with_cpuid(Config::new(id, is_bsp), caps)),
             timer: ApicTimer::new(requests, pages.clone())?,
+            tpr_threshold: 0,
+            away: false,
         })
     }
 }
@@ -192,6 +198,9 @@ impl Running<'_> {
         if effects.mode {
             self.update_dynamic_cpuid();
         }
+        if effects.place {
+            self.virtual_apic_follows_place();
+        }
         self.apply_atomic_apic_effects(&effects);
     }
 
@@ -208,8 +217,18 @@ impl Running<'_> {
             self.arm_timer();
         }
         if effects.recheck {
-            self.vcpu.requests.set_own(Request::Event);
+            self.recheck_interrupts();
         }
+    }
+
+    /// The guest has written the EOI register, with whatever value. Interrupts may be off.
+    #[inline]
+    pub(crate) fn end_interrupt(&mut self) {
+        let ended = self.arch.apic.as_mut().and_then(|apic| apic.lapic.eoi());
+        if let Some(eoi) = ended {
+            self.ended(eoi);
+        }
+        self.recheck_interrupts();
     }
 
     fn send_ipi(&self, ipi: &Interrupt) {

@@ -45,8 +45,10 @@ pub struct Effects {
     pub eoi: Option<Eoi>,
     /// The identity of the APIC changed: rebuild the VM's map.
     pub map: bool,
-    /// The mode changed: CPUID, the memory hole and the MSR bitmap follow.
+    /// The mode changed: CPUID follows.
     pub mode: bool,
+    /// [`Lapic::place`] changed: what the processor virtualizes follows.
+    pub place: bool,
     /// [`Lapic::alarm`] changed: arm the host timer anew.
     pub timer: bool,
     /// Look for a deliverable interrupt before the next entry.
@@ -60,6 +62,7 @@ impl Effects {
         eoi: None,
         map: false,
         mode: false,
+        place: false,
         timer: false,
         recheck: false,
     };

@@ -51,6 +51,17 @@ impl Mode {
     }
 }
 
+/// Where a guest finds the registers of a local APIC, as far as the processor can help with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On the page at [`apic_base::DEFAULT`].
+    DefaultPage,
+    /// In MSRs: x2APIC mode.
+    Msrs,
+    /// On another page, or nowhere because the APIC is off.
+    Elsewhere,
+}
+
 /// A value that IA32_APIC_BASE does not take: #GP(0) for the guest, a refusal for KVM_SET_MSRS and KVM_SET_SREGS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BaseFault;
@@ -79,6 +90,18 @@ impl<S: Deref<Target = Shared>> Lapic<S> {
         match self.mode {
             Mode::XApic => Some(Gpa(self.base & apic_base::ADDRESS)),
             _ => None,
+        }
+    }
+
+    /// Where the registers are.
+    #[inline]
+    pub fn place(&self) -> Place {
+        match self.mode {
+            Mode::XApic if self.base & apic_base::ADDRESS == apic_base::DEFAULT => {
+                Place::DefaultPage
+            }
+            Mode::X2Apic => Place::Msrs,
+            Mode::XApic | Mode::Disabled => Place::Elsewhere,
         }
     }
 
@@ -111,8 +134,11 @@ impl<S: Deref<Target = Shared>> Lapic<S> {
         {
             return Err(BaseFault);
         }
+        let old = self.place();
         self.base = value;
-        Ok(self.change_mode(new))
+        let mut effects = self.change_mode(new);
+        effects.place = self.place() != old;
+        Ok(effects)
     }
 
     fn change_mode(&mut self, new: Mode) -> Effects {

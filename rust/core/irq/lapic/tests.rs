@@ -116,6 +116,62 @@ fn base_transitions_of_the_sdm() {
 }
 
 #[test]
+fn every_change_of_place_is_told() {
+    const OFF: u64 = apic_base::DEFAULT;
+    const X: u64 = OFF | apic_base::ENABLED;
+    const X2: u64 = X | apic_base::X2APIC;
+    const MOVED: u64 = 0xfed0_0000 | apic_base::ENABLED;
+    const MOVED_X2: u64 = MOVED | apic_base::X2APIC;
+    const MOVED_OFF: u64 = 0xfed0_0000;
+    let places = [
+        (X, Place::DefaultPage),
+        (X | apic_base::BSP, Place::DefaultPage),
+        (X2, Place::Msrs),
+        (MOVED_X2, Place::Msrs),
+        (MOVED, Place::Elsewhere),
+        (0x1_fee0_0000 | apic_base::ENABLED, Place::Elsewhere),
+        (OFF, Place::Elsewhere),
+        (MOVED_OFF, Place::Elsewhere),
+    ];
+    for (from, before) in places {
+        for (to, after) in places {
+            let mut a = apic();
+            let _ = a.set_base(from, 0, true).unwrap();
+            assert_eq!(a.place(), before, "{from:#x}");
+            let effects = a.set_base(to, 0, true).unwrap();
+            assert_eq!(a.place(), after, "{to:#x}");
+            assert_eq!(effects.place, before != after, "{from:#x} -> {to:#x}");
+        }
+    }
+    // INIT keeps the base, RESET does not.
+    let mut a = apic();
+    let _ = a.set_base(X2, 0, true).unwrap();
+    a.reset(true);
+    assert_eq!(a.place(), Place::Msrs);
+    a.reset(false);
+    assert_eq!(a.place(), Place::DefaultPage);
+}
+
+#[test]
+fn the_threshold_is_the_class_that_waits_for_a_lower_priority() {
+    for (tpr, pending, threshold) in [
+        (0x50, None, 0),
+        (0x50, Some(0x31), 3),
+        (0x5f, Some(0x5e), 5),
+        (0x50, Some(0x61), 0),
+        (0xff, Some(0xff), 15),
+        (0x00, Some(0x10), 0),
+    ] {
+        let mut a = enabled();
+        let _ = a.mmio_write(0x80, 4, tpr, &at(0));
+        if let Some(vector) = pending {
+            let _ = a.shared().post_fixed(vector, Trigger::Edge);
+        }
+        assert_eq!(a.tpr_threshold(), threshold, "TPR {tpr:#x}, {pending:x?}");
+    }
+}
+
+#[test]
 fn x2apic_derives_its_logical_id() {
     let mut a: Apic = Lapic::new(Box::default(), Config::new(0x123, false));
     let effects = a

@@ -241,9 +241,12 @@ fn every_shape_is_consistent() {
             for shape_bits in 0..2048u32 {
                 let bit = |n: u32| shape_bits & (1 << n) != 0;
                 let controls = config.controls_for(&VcpuShape {
-                    kernel_lapic: bit(0),
-                    x2apic: bit(1),
-                    xapic: bit(2),
+                    apic: match (bit(0), bit(1), bit(2)) {
+                        (false, ..) => None,
+                        (true, true, _) => Some(Place::Msrs),
+                        (true, false, true) => Some(Place::DefaultPage),
+                        (true, false, false) => Some(Place::Elsewhere),
+                    },
                     apicv_active: bit(3),
                     hlt_in_guest: bit(4),
                     mwait_in_guest: bit(5),
@@ -260,6 +263,43 @@ fn every_shape_is_consistent() {
                 assert!(caps.exit.permits(controls.exit.to_raw()));
                 assert!(caps.entry.permits(controls.entry.to_raw()));
             }
+        }
+    }
+}
+
+#[test]
+fn help_for_the_apic_follows_its_place() {
+    let with = |flexpriority| {
+        negotiated(
+            TIGERLAKE,
+            Params {
+                flexpriority,
+                enable_apicv: false,
+                ..Params::default()
+            },
+        )
+    };
+    let (page, msrs) = (
+        Secondary::VIRTUALIZE_APIC_ACCESSES,
+        Secondary::VIRTUALIZE_X2APIC_MODE,
+    );
+    for flexpriority in [false, true] {
+        let config = with(flexpriority);
+        for (apic, shadow, has_page, has_msrs) in [
+            (None, false, false, false),
+            (Some(Place::Elsewhere), true, false, false),
+            (Some(Place::DefaultPage), true, flexpriority, false),
+            (Some(Place::Msrs), true, false, true),
+        ] {
+            let c = config.controls_for(&VcpuShape {
+                apic,
+                ..VcpuShape::default()
+            });
+            assert_eq!(c.primary.has(Primary::TPR_SHADOW), shadow, "{apic:?}");
+            let exits = Primary::CR8_LOAD_EXITING.with(Primary::CR8_STORE_EXITING);
+            assert_eq!(c.primary.has(exits), !shadow, "{apic:?}");
+            assert_eq!(c.secondary.has(page), has_page, "{apic:?}");
+            assert_eq!(c.secondary.has(msrs), has_msrs, "{apic:?}");
         }
     }
 }
