@@ -2,6 +2,7 @@
 
 //! The behaviour tests, one subject a file, and the table they are run from.
 
+mod apic_places;
 mod bad_input;
 mod capabilities;
 mod coalesced_mmio;
@@ -42,6 +43,7 @@ mod split_irqchip;
 mod state_cpu;
 mod state_vm;
 mod stats;
+mod task_priority;
 mod two_vms;
 
 use crate::device::Device;
@@ -92,6 +94,8 @@ tests! {
     forced_emulation: "the emulator beside the processor, in all modes",
     injection: "VCPU_EVENTS, KVM_NMI, KVM_INTERRUPT and its window",
     hlt: "HLT with and without an in-kernel local APIC",
+    task_priority: "TPR, CR8 and the x2APIC's: what it holds back, and when that comes",
+    apic_places: "the page of the local APIC: default, moved, gone; EOI of level interrupts",
     signals: "signals, immediate_exit, KVM_SET_SIGNAL_MASK",
     memslots: "what a slot may be, moving, deleting, 256 of them",
     memslot_readonly: "read-only slots",
