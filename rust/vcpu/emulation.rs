@@ -34,6 +34,7 @@ use rkvm_core::{
     },
     regs::{
         cr0,
+        dr,
         rflags,
         SegReg, //
     },
@@ -285,8 +286,14 @@ impl Running<'_> {
         if new != old {
             self.hw.write(GUEST_INTERRUPTIBILITY_INFO, new);
         }
-        if c.trap != 0 {
-            self.queue_exception(Exception::db(c.trap));
+        let mut trap = c.trap;
+        if trap & dr::DR6_BS != 0 && self.arch.guest_debug.steps() {
+            // The trap flag is the debugger's.
+            self.trap_after_instruction();
+            trap &= !dr::DR6_BS;
+        }
+        if trap != 0 {
+            self.queue_exception(Exception::db(trap));
         }
     }
 
