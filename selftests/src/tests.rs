@@ -25,6 +25,10 @@ mod memslot_readonly;
 mod memslot_running;
 mod memslots;
 mod mmio;
+mod mmio_forms;
+mod mmio_shadow;
+mod mmio_step;
+mod mmio_strings;
 mod mode_long;
 mod mode_pae;
 mod mode_protected;
@@ -89,6 +93,10 @@ tests! {
     pio: "IN and OUT of all sizes",
     pio_string: "INS and OUTS with REP",
     mmio: "loads, stores and string moves to where no RAM is",
+    mmio_forms: "exchanges, LOCK, extensions, wide and page-crossing operands to where no RAM is",
+    mmio_strings: "MOVS, STOS, LODS, CMPS, SCAS to where no RAM is",
+    mmio_step: "single steps and breakpoints over accesses to devices",
+    mmio_shadow: "accesses to devices in an interrupt shadow",
     cpuid: "supported leaves, the guest's CPUID, OSXSAVE",
     exceptions: "#DE #BP #UD #NM #DF #GP #PF to the guest's IDT, triple fault",
     forced_emulation: "the emulator beside the processor, in all modes",
