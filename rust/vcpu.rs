@@ -168,6 +168,8 @@ pub(crate) struct Arch {
     pub(crate) cpuid: cpuid::Cpuid,
     /// What follows from it.
     pub(crate) caps: GuestCaps,
+    /// The vCPU has run: CPUID and its like are fixed.
+    pub(crate) has_run: bool,
     /// MSRs that are storage with rules.
     pub(crate) msrs: GuestMsrs,
     /// Which MSR accesses exit.
@@ -255,6 +257,7 @@ impl Vcpu {
                 halt_poll_ns: 0,
                 clock_page: ClockPage::default(),
                 cpuid: cpuid::Cpuid::new(),
+                has_run: false,
                 caps,
                 msrs: GuestMsrs::new(host().arch_capabilities),
                 msr_bitmap: TablePage::new()?,

@@ -8,6 +8,7 @@ use rkvm_core::{
         features,
         guest::{
             check,
+            equal,
             update_runtime,
             BadCpuid,
             CpuidIndex,
@@ -82,8 +83,18 @@ impl Arch {
 }
 
 impl Running<'_> {
-    /// KVM_SET_CPUID2. E2BIG for too many entries; EINVAL for a table that no processor has.
-    pub(crate) fn set_cpuid(&mut self, entries: KVVec<CpuidEntry>) -> Result {
+    /// KVM_SET_CPUID2. E2BIG for too many entries; EINVAL for a table that no processor has, or another one than the
+    /// vCPU has run with.
+    pub(crate) fn set_cpuid(&mut self, mut entries: KVVec<CpuidEntry>) -> Result {
+        if self.arch.has_run {
+            // User space does not know what CR4 and the like have made of the table.
+            update_runtime(&mut entries, &host().xstate_sizes, &self.cpuid_runtime());
+            return if equal(&entries, &self.arch.cpuid.entries) {
+                Ok(())
+            } else {
+                Err(EINVAL)
+            };
+        }
         check(&entries).map_err(|e| match e {
             BadCpuid::TooMany => E2BIG,
             BadCpuid::LinearAddressBits => EINVAL,
@@ -105,13 +116,20 @@ impl Running<'_> {
 
     /// The bits of CPUID that follow CR4, XCR0, XSS and the APIC.
     pub(crate) fn update_dynamic_cpuid(&mut self) {
-        let state = Runtime {
+        let state = self.cpuid_runtime();
+        update_runtime(&mut self.arch.cpuid.entries, &host().xstate_sizes, &state);
+        if let Some(mwait) = state.mwait {
+            self.arch.caps.set_mwait(mwait);
+        }
+    }
+
+    fn cpuid_runtime(&self) -> Runtime {
+        Runtime {
             cr4: self.read_cr4(),
             apic_enabled: self.apic_enabled(),
             mwait: (!self.vm.caps.misc_enable_no_mwait()).then(|| self.arch.msrs.mwait_enabled()),
             xcr0: self.arch.xcr0,
             xss: self.arch.msrs.xss,
-        };
-        update_runtime(&mut self.arch.cpuid.entries, &host().xstate_sizes, &state);
+        }
     }
 }

@@ -46,6 +46,7 @@ impl Running<'_> {
             caps: &self.arch.caps,
             platform_info_readable: self.vm.caps.platform_info_readable(),
             misc_enable_no_mwait: self.vm.caps.misc_enable_no_mwait(),
+            has_run: self.arch.has_run,
         }
     }
 
@@ -108,6 +109,7 @@ impl Running<'_> {
                     caps: &self.arch.caps,
                     platform_info_readable: self.vm.caps.platform_info_readable(),
                     misc_enable_no_mwait: self.vm.caps.misc_enable_no_mwait(),
+                    has_run: self.arch.has_run,
                 };
                 let effect = self.arch.msrs.set(msr, value, &context)?;
                 self.apply(effect, msr, value);

@@ -82,12 +82,15 @@ impl Running<'_> {
     /// EINTR for a signal or `immediate_exit`; EIO after a bug of rkvm's own; EAGAIN if the vCPU waits for INIT and SIPI
     /// and was woken up.
     pub(crate) fn run(&mut self) -> Result<usize> {
+        // Looked at once: what another thread writes from now on comes with a signal.
+        let wants_to_run = !self.vcpu.run.immediate_exit();
         self.fpu.load();
-        let result = self.run_inner();
+        let result = self.run_inner(wants_to_run);
         self.fpu.unload();
         self.publish_status();
         match result {
-            Err(e) if e == EINTR => {
+            // A call that only completes an exit leaves its reason to be read.
+            Err(e) if e == EINTR && wants_to_run => {
                 self.vcpu.run.set_reason(UserExit::Intr);
                 self.vcpu.stats.signal_exits.inc();
                 Err(EINTR)
@@ -96,9 +99,9 @@ impl Running<'_> {
         }
     }
 
-    fn run_inner(&mut self) -> Result<usize> {
+    fn run_inner(&mut self, wants_to_run: bool) -> Result<usize> {
         if self.waits_for_sipi() {
-            if self.vcpu.run.immediate_exit() {
+            if !wants_to_run {
                 return Err(EINTR);
             }
             return Err(self.wait_for_sipi());
@@ -109,7 +112,7 @@ impl Running<'_> {
         if self.complete()? == Flow::ToUser {
             return Ok(0);
         }
-        if self.vcpu.run.immediate_exit() {
+        if !wants_to_run {
             return Err(EINTR);
         }
         self.run_guest()
@@ -141,6 +144,7 @@ impl Running<'_> {
 
     /// Runs the guest until something needs user space.
     fn run_guest(&mut self) -> Result<usize> {
+        self.arch.has_run = true;
         loop {
             let flow = if self.is_runnable() {
                 self.enter_guest()?

@@ -36,6 +36,12 @@ pub fn check(entries: &[CpuidEntry]) -> Result<(), BadCpuid> {
     }
 }
 
+/// Whether two tables say the same. A vCPU that has run accepts only the table it has.
+pub fn equal(a: &[CpuidEntry], b: &[CpuidEntry]) -> bool {
+    let said = |e: &CpuidEntry| (e.function, e.index, e.flags, e.regs());
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| said(a) == said(b))
+}
+
 /// The first entry that answers, by a walk over the table.
 pub fn find(entries: &[CpuidEntry], function: u32, index: u32) -> Option<&CpuidEntry> {
     entries.iter().find(|e| e.answers(function, index))
@@ -225,6 +231,17 @@ impl GuestCaps {
         self.words
             .get(feature.word)
             .is_some_and(|w| w & feature.mask != 0)
+    }
+
+    /// MONITOR is, or is no more, in the guest's CPUID, by IA32_MISC_ENABLE ([`Runtime::mwait`]).
+    pub fn set_mwait(&mut self, on: bool) {
+        if let Some(word) = self.words.get_mut(features::MWAIT.word) {
+            *word = if on {
+                *word | features::MWAIT.mask
+            } else {
+                *word & !features::MWAIT.mask
+            };
+        }
     }
 
     /// Derives them from `entries` on this host.

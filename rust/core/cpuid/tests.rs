@@ -2,7 +2,7 @@
 
 use super::features::{self, Implemented};
 use super::guest::{
-    check, execute, find, update_runtime, BadCpuid, CpuidIndex, GuestCaps, Runtime,
+    check, equal, execute, find, update_runtime, BadCpuid, CpuidIndex, GuestCaps, Runtime,
 };
 use super::supported::{emulated, supported, TooSmall};
 use super::xstate::{XstateSizes, AMX_PARTS, AVX, AVX512, PKRU};
@@ -355,6 +355,22 @@ fn a_guest_gets_what_it_was_given_and_no_more_than_there_is() {
         "255 address bits leave none over"
     );
     assert!(greedy.has(features::MWAIT), "known, though not offered");
+    let mut changed = greedy;
+    changed.set_mwait(false);
+    assert!(!changed.has(features::MWAIT) && changed.has(features::LM));
+    changed.set_mwait(true);
+    assert_eq!(changed, greedy);
+}
+
+#[test]
+fn equal_tables_differ_in_padding_only() {
+    let table = offer(&have());
+    let mut other = table.clone();
+    other[3].padding = [7; 3];
+    assert!(equal(&table, &other));
+    other[3].ebx ^= 1;
+    assert!(!equal(&table, &other), "another value");
+    assert!(!equal(&table, &table[1..]), "another length");
 }
 
 #[test]

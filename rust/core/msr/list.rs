@@ -59,10 +59,16 @@ const SAVED: &[(u32, When)] = &[
     (MISC_FEATURES_ENABLES, When::Always),
     (POWER_CTL, When::Always),
     (UCODE_REV, When::Always),
+    (HWCR, When::Always),
 ];
 
 /// KVM_GET_MSR_FEATURE_INDEX_LIST.
 pub const FEATURE: &[u32] = &[UCODE_REV, ARCH_CAPABILITIES, PLATFORM_INFO];
+
+/// Whether the MSR says, as CPUID does, what the guest has: fixed when the vCPU has run.
+pub const fn is_fixed_by_run(msr: u32) -> bool {
+    matches!(msr, ARCH_CAPABILITIES | PLATFORM_INFO)
+}
 
 /// KVM_GET_MSR_INDEX_LIST, in order.
 pub fn saved(have: Implemented, smm: bool) -> impl Iterator<Item = u32> {

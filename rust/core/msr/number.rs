@@ -19,6 +19,8 @@ pub const TSC_ADJUST: u32 = 0x3b;
 pub const SPEC_CTRL: u32 = 0x48;
 pub const PRED_CMD: u32 = 0x49;
 pub const UCODE_WRITE: u32 = 0x79;
+/// HWCR of AMD processors, which guests of other vendors may find, too.
+pub const HWCR: u32 = 0xc001_0015;
 pub const UCODE_REV: u32 = 0x8b;
 pub const SMBASE: u32 = 0x9e;
 pub const P6_PERFCTR0: u32 = 0xc1;

@@ -4,6 +4,7 @@
 //!
 //! Some of them also have to reach the processor: the [`Effect`] of a write says what the glue does next.
 
+use super::list::is_fixed_by_run;
 use super::mce::{Mce, MCG_LMCE_P};
 use super::mtrr::Mtrrs;
 use super::number::*;
@@ -36,6 +37,8 @@ pub struct Context<'a> {
     pub platform_info_readable: bool,
     /// KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT is on: CPUID does not follow MISC_ENABLE.
     pub misc_enable_no_mwait: bool,
+    /// The vCPU has run: what it is does not change any more (KVM_SET_MSRS).
+    pub has_run: bool,
 }
 
 /// IA32_MISC_ENABLE: PEBS and BTS are unavailable.
@@ -52,6 +55,10 @@ const FEAT_CTL_LMCE_ON: u64 = 1 << 20;
 /// What user space may restore: also VMX in and outside SMX, SGX launch control, SGX.
 const FEAT_CTL_SUPPORTED: u64 =
     FEAT_CTL_LOCKED | 1 << 1 | 1 << 2 | 1 << 17 | 1 << 18 | FEAT_CTL_LMCE_ON;
+/// HWCR: McStatusWrEn and TscFreqSel. Linux asks AMD processors for the latter.
+const HWCR_KEPT: u64 = 1 << 18 | 1 << 24;
+/// HWCR: switches of caches that a guest does not have. Writing them does nothing.
+const HWCR_DROPPED: u64 = 1 << 3 | 1 << 6 | 1 << 8;
 /// The PAT after reset.
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 
@@ -78,6 +85,7 @@ pub struct GuestMsrs {
     pub smi_count: u64,
     pub feat_ctl: u64,
     pub poll_control: u64,
+    pub hwcr: u64,
     pub mtrrs: Mtrrs,
     pub mce: Mce,
 }
@@ -106,6 +114,7 @@ impl GuestMsrs {
             smi_count: 0,
             feat_ctl: 0,
             poll_control: 1,
+            hwcr: 0,
             mtrrs: Mtrrs::default(),
             mce: Mce::default(),
         }
@@ -149,6 +158,7 @@ impl GuestMsrs {
                     | SMI_COUNT
                     | FEAT_CTL
                     | KVM_POLL_CONTROL
+                    | HWCR
             )
     }
 
@@ -191,6 +201,7 @@ impl GuestMsrs {
             SMI_COUNT => self.smi_count,
             FEAT_CTL => self.feat_ctl,
             KVM_POLL_CONTROL => self.poll_control,
+            HWCR => self.hwcr,
             _ => return Err(MsrError::Unsupported),
         })
     }
@@ -226,6 +237,9 @@ impl GuestMsrs {
         ctx: &Context<'_>,
     ) -> Result<(&mut u64, u64, Effect), MsrError> {
         let user = ctx.origin == Origin::User;
+        if ctx.has_run && user && is_fixed_by_run(msr) && self.get(msr, ctx)? != value {
+            return Err(MsrError::Invalid);
+        }
         let only = |valid: bool| {
             if valid {
                 Ok(value)
@@ -311,6 +325,10 @@ impl GuestMsrs {
                 )
             }
             KVM_POLL_CONTROL => (&mut self.poll_control, only(value & !1 == 0)?, Effect::None),
+            HWCR => {
+                only(value & !(HWCR_KEPT | HWCR_DROPPED) == 0)?;
+                (&mut self.hwcr, value & HWCR_KEPT, Effect::None)
+            }
             _ => return Err(MsrError::Unsupported),
         })
     }

@@ -70,6 +70,41 @@ fn context(caps: &GuestCaps, origin: Origin) -> Context<'_> {
         caps,
         platform_info_readable: true,
         misc_enable_no_mwait: false,
+        has_run: false,
+    }
+}
+
+#[test]
+fn what_the_guest_has_is_fixed_once_it_has_run() {
+    let caps = rich();
+    let before = context(&caps, Origin::User);
+    let after = Context {
+        has_run: true,
+        ..before
+    };
+    let mut msrs = GuestMsrs::new(0);
+    assert!(msrs.set(PLATFORM_INFO, 1, &before).is_ok());
+    assert!(msrs.set(PLATFORM_INFO, 1, &after).is_ok(), "the same value");
+    assert_eq!(msrs.set(PLATFORM_INFO, 0, &after), Err(MsrError::Invalid));
+    assert_eq!(msrs.get(PLATFORM_INFO, &after), Ok(1));
+    assert!(
+        msrs.set(LSTAR, 0x1000, &after).is_ok(),
+        "state is not fixed"
+    );
+}
+
+#[test]
+fn hwcr_keeps_two_bits_and_drops_three() {
+    let caps = rich();
+    let user = context(&caps, Origin::User);
+    let mut msrs = GuestMsrs::new(0);
+    for bit in 0..64 {
+        let value = 1u64 << bit;
+        let written = msrs.set(HWCR, value, &user).is_ok();
+        assert_eq!(written, [3, 6, 8, 18, 24].contains(&bit), "bit {bit}");
+        let kept = if [18, 24].contains(&bit) { value } else { 0 };
+        assert_eq!(msrs.get(HWCR, &user), Ok(kept), "bit {bit}");
+        msrs.set(HWCR, 0, &user).unwrap();
     }
 }
 

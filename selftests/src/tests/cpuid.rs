@@ -14,11 +14,15 @@ use kvm_bindings::*;
 
 const OSXSAVE: u32 = 1 << 27;
 const XSAVE: u32 = 1 << 26;
+const MWAIT: u32 = 1 << 3;
+const CR4_OSXSAVE: u64 = 1 << 18;
 
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     supported(t, dev)?;
     guest(t, dev)?;
     follows_cr4(t, dev)?;
+    after_run(t, dev)?;
+    monitor(t, dev)?;
     bad_input(t, dev)
 }
 
@@ -218,6 +222,78 @@ fn follows_cr4(t: &mut Tap, dev: &Device) -> Outcome {
             }
             other => t.eq("CPUID.1", other, Exit::Hlt),
         };
+    }
+    Ok(())
+}
+
+/// A vCPU that has run keeps the table it has run with.
+fn after_run(t: &mut Tap, dev: &Device) -> Outcome {
+    let vm = Vm::new(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut vcpu = vm.vcpu(0)?;
+    let mut table = vcpu.fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES)?;
+    t.success(
+        "a table is set again before the first run",
+        vcpu.fd.set_cpuid2(&table),
+    );
+    setup::start(&vcpu, &ram, Mode::Long, &asm64(|a| a.hlt()))?;
+    vcpu.run()?;
+    t.success("the same table after it", vcpu.fd.set_cpuid2(&table));
+    vcpu.with_sregs(|s| s.cr4 |= CR4_OSXSAVE)?;
+    t.success("and when CR4 shows in it", vcpu.fd.set_cpuid2(&table));
+    for e in table.as_mut_slice() {
+        if e.function == 7 && e.index == 0 {
+            e.ebx ^= 1;
+        }
+    }
+    t.errno("another one", vcpu.fd.set_cpuid2(&table), libc::EINVAL);
+    Ok(())
+}
+
+/// MONITOR and MWAIT, which user space makes #UD where CPUID has none.
+fn monitor(t: &mut Tap, dev: &Device) -> Outcome {
+    const UD_PORT: u16 = 0x41;
+    for (quirk, has, faults) in [(true, false, 0), (false, true, 0), (false, false, 2)] {
+        let vm = Vm::new(dev)?;
+        if !quirk {
+            vm.fd.enable_cap(&kvm_enable_cap {
+                cap: KVM_CAP_DISABLE_QUIRKS2,
+                args: [KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS.into(), 0, 0, 0],
+                ..Default::default()
+            })?;
+        }
+        let ram = vm.add_ram(0, 0, MIB)?;
+        let mut vcpu = vm.vcpu(0)?;
+        let mut table = vcpu.fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES)?;
+        for e in table.as_mut_slice() {
+            if e.function == 1 {
+                e.ecx = (e.ecx & !MWAIT) | if has { MWAIT } else { 0 };
+            }
+        }
+        vcpu.fd.set_cpuid2(&table)?;
+        let code = asm64(|a| {
+            a.mov(rax, setup::DATA)?;
+            a.xor(ecx, ecx)?;
+            a.xor(edx, edx)?;
+            a.monitor()?;
+            a.mwait()?;
+            a.hlt()
+        });
+        setup::start(&vcpu, &ram, Mode::Long, &code)?;
+        let handler = setup::CODE + 0x800;
+        let skip = assemble(64, handler, |a| {
+            a.out(i32::from(UD_PORT), al)?;
+            a.add(qword_ptr(rsp), 3)?;
+            a.iretq()
+        });
+        ram.write(handler, &skip);
+        setup::gate(&ram, Mode::Long, 6, handler);
+        let (seen, end) = vcpu.run_collecting(UD_PORT)?;
+        t.eq(
+            format!("MONITOR and MWAIT, quirk {quirk}, in CPUID {has}: #UD"),
+            (seen.len(), end),
+            (faults, Exit::Hlt),
+        );
     }
     Ok(())
 }

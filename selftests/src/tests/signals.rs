@@ -11,6 +11,7 @@ use crate::tap::Tap;
 use crate::vcpu::{Exit, Vcpu};
 use crate::vm::Vm;
 use crate::{Outcome, MIB};
+use kvm_bindings::{KVM_EXIT_IO, KVM_EXIT_MMIO};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::Arc;
 use std::thread;
@@ -104,6 +105,8 @@ fn immediate_exit(t: &mut Tap, dev: &Device) -> Outcome {
         vcpu.run(),
         libc::EINTR,
     );
+    let told = vcpu.shared().exit_reason;
+    t.eq("the exit that was completed is still told", told, KVM_EXIT_IO);
     let r = vcpu.regs()?;
     t.eq("completes the IN", (r.rax & 0xff, r.rip), (0x5a, CODE + 2));
     vcpu.shared().immediate_exit = 0;
@@ -122,6 +125,8 @@ fn immediate_exit(t: &mut Tap, dev: &Device) -> Outcome {
         vcpu.run(),
         libc::EINTR,
     );
+    let told = vcpu.shared().exit_reason;
+    t.eq("and the load's too", told, KVM_EXIT_MMIO);
     t.eq("completes the load", vcpu.regs()?.rcx, 0x0403_0201);
     vcpu.shared().immediate_exit = 0;
     t.eq("and the guest goes on", vcpu.run()?, Exit::out8(0x41, 0x5a));
