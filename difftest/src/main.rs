@@ -6,6 +6,8 @@
 //! 64-bit code, and 32-bit code of compatibility mode. The seed is printed; with `--seed` the same cases come again.
 
 mod compare;
+#[cfg(test)]
+mod exhaustive;
 mod generate;
 mod mirror;
 mod native;
