@@ -75,6 +75,7 @@ u64 rkvm_get_debugreg(int n);
 void rkvm_set_switch_fpu_return(void (*fn)(void));
 bool rkvm_read_vector(u32 number, u32 size, u8 *data);
 bool rkvm_write_vector(u32 number, u32 size, bool clear_rest, const u8 *data);
+bool rkvm_read_opmask(u32 number, u64 *value);
 bool rkvm_read_mmx(u32 number, u64 *value);
 bool rkvm_write_mmx(u32 number, u64 value);
 void rkvm_fninit(void);

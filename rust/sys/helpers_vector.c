@@ -95,6 +95,16 @@ static void write64(u32 n, const struct bytes64 *data)
 	switch (n) { EACH_32(RKVM_WRITE, "vmovdqu64", "zmm") }
 }
 
+static void read_opmask16(u32 n, u16 *data)
+{
+	switch (n) { EACH_8(RKVM_READ, "kmovw", "k") }
+}
+
+static void read_opmask64(u32 n, u64 *data)
+{
+	switch (n) { EACH_8(RKVM_READ, "kmovq", "k") }
+}
+
 static void read_mmx(u32 n, u64 *data)
 {
 	switch (n) { EACH_8(RKVM_READ, "movq", "mm") }
@@ -140,6 +150,23 @@ bool rkvm_write_vector(u32 number, u32 size, bool clear_rest, const u8 *data)
 	case 64:
 		write64(number, (const struct bytes64 *)data);
 		break;
+	}
+	guest_fpu_put();
+	return true;
+}
+
+bool rkvm_read_opmask(u32 number, u64 *value)
+{
+	u16 low = 0;
+
+	if (number > 7 || !boot_cpu_has(X86_FEATURE_AVX512F))
+		return false;
+	guest_fpu_get();
+	if (boot_cpu_has(X86_FEATURE_AVX512BW)) {
+		read_opmask64(number, value);
+	} else {
+		read_opmask16(number, &low);
+		*value = low;
 	}
 	guest_fpu_put();
 	return true;

@@ -8,7 +8,9 @@ use super::bindings;
 pub(crate) fn read(number: u8, into: &mut [u8]) -> Option<()> {
     let mut all = [0u8; 64];
     // SAFETY: The helper writes at most 64 bytes and checks number and size.
-    if !unsafe { bindings::rkvm_read_vector(number.into(), wide(into.len()), all.as_mut_ptr()) } {
+    if !unsafe {
+        bindings::rkvm_read_vector(number.into(), wide(number, into.len()), all.as_mut_ptr())
+    } {
         return None;
     }
     for (to, from) in into.iter_mut().zip(all) {
@@ -24,7 +26,7 @@ pub(crate) fn write(number: u8, from: &[u8], clear_rest: bool) -> Option<()> {
     let size = if clear_rest || from.len() < 16 {
         16
     } else {
-        wide(from.len())
+        wide(number, from.len())
     };
     // SAFETY: As for `read`.
     if !clear_rest && !unsafe { bindings::rkvm_read_vector(number.into(), size, all.as_mut_ptr()) }
@@ -34,19 +36,26 @@ pub(crate) fn write(number: u8, from: &[u8], clear_rest: bool) -> Option<()> {
     for (to, from) in all.iter_mut().zip(from) {
         *to = *from;
     }
-    let size = wide(from.len());
+    let size = wide(number, from.len());
     // SAFETY: The helper reads at most 64 bytes and checks number and size.
     unsafe { bindings::rkvm_write_vector(number.into(), size, clear_rest, all.as_ptr()) }
         .then_some(())
 }
 
-/// The register width that holds `len` bytes.
-fn wide(len: usize) -> u32 {
+/// The register width that holds `len` bytes; the upper 16 registers are moved in full.
+fn wide(number: u8, len: usize) -> u32 {
     match len {
-        0..=16 => 16,
-        17..=32 => 32,
+        0..=16 if number < 16 => 16,
+        0..=32 if number < 16 => 32,
         _ => 64,
     }
+}
+
+/// Reads an opmask register; bits that the host has not are 0.
+pub(crate) fn read_opmask(number: u8) -> Option<u64> {
+    let mut value = 0;
+    // SAFETY: The helper checks the number.
+    unsafe { bindings::rkvm_read_opmask(number.into(), &mut value) }.then_some(value)
 }
 
 /// Reads an MMX register.

@@ -278,12 +278,14 @@ impl Exec<'_> {
             self.real_interrupt(vector)?;
             return Ok(Flow::Done);
         }
-        if self.mode == Mode::Vm86
-            && kind == SoftKind::Int
-            && self.iopl() < 3
-            && self.cr(Cr::Cr4) & cr4::VME == 0
-        {
-            return Err(Exception::GP0.into());
+        if self.mode == Mode::Vm86 && kind == SoftKind::Int {
+            if self.cr(Cr::Cr4) & cr4::VME != 0 && self.is_redirected(vector)? {
+                self.redirected_interrupt(vector)?;
+                return Ok(Flow::Done);
+            }
+            if self.iopl() < 3 {
+                return Err(Exception::GP0.into());
+            }
         }
         Ok(Flow::Soft(SoftInterrupt {
             vector,
@@ -358,7 +360,9 @@ impl Exec<'_> {
             Op::Touch => self.touch(),
             Op::Bound => self.bound(),
             Op::Fxsave | Op::Fxrstor | Op::Fninit | Op::Fnstcw | Op::Fnstsw => self.x87(op),
-            Op::VecMov | Op::VecMovAligned | Op::VecScalar | Op::MmxMov => self.vector_move(op),
+            Op::VecMov | Op::VecMovAligned | Op::VecScalar | Op::VecDup | Op::MmxMov => {
+                self.vector_move(op)
+            }
             _ => self.system(op),
         }
     }

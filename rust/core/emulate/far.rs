@@ -10,11 +10,13 @@ mod task;
 
 pub use task::TaskSwitch;
 
+use crate::addr::Gva;
 use crate::exception::Exception;
 use crate::regs::{cr4, rflags, SegReg};
 
 use super::exec::{Exec, Flow};
 use super::ops::{Access, Effect, Reply, Stop};
+use super::portio;
 use super::state::{Cr, Mode, TableKind, Width};
 use super::table::{Loc, Op};
 
@@ -118,17 +120,56 @@ impl Exec<'_> {
         if entry.wrapping_add(3) > u64::from(table.limit) {
             return Err(Exception::gp(u16::from(vector) << 3 | 2).into());
         }
-        let at = crate::addr::Gva(table.base.wrapping_add(entry) & 0xffff_ffff);
+        let at = Gva(table.base.wrapping_add(entry) & 0xffff_ffff);
         let pointer = self.read_linear(at, Width::B4, Access::SYSTEM_READ)?;
+        self.enter_real_handler(pointer, self.rflags)?;
+        self.rflags &= !(rflags::IF | rflags::TF | rflags::AC | rflags::RF);
+        Ok(())
+    }
+
+    /// Pushes a frame with these flags and goes to a handler of 8086 code, given as its far pointer.
+    fn enter_real_handler(&mut self, pointer: u64, flags: u64) -> Reply {
         let cs = self.real_segment(SegReg::Cs, (pointer >> 16) as u16);
         let old = self.ops.segment(SegReg::Cs).selector;
         let next = self.next_rip();
-        self.push(Width::B2, self.rflags)?;
+        self.push(Width::B2, flags)?;
         self.push(Width::B2, u64::from(old))?;
         self.push(Width::B2, next)?;
-        self.rflags &= !(rflags::IF | rflags::TF | rflags::AC | rflags::RF);
         self.ops.set_segment(SegReg::Cs, &cs);
         self.rip = pointer & 0xffff;
+        Ok(())
+    }
+
+    /// Whether the interrupt redirection bitmap of the TSS, which ends where the I/O bitmap begins, gives INT n to the
+    /// 8086 program itself (SDM, "Software Interrupt Handling Methods While in Virtual-8086 Mode").
+    pub(super) fn is_redirected(&mut self, vector: u8) -> Reply<bool> {
+        let tss = self.ops.segment(SegReg::Tr);
+        let (base, limit) = (tss.base, u64::from(tss.limit));
+        if limit < 103 {
+            return Err(Exception::GP0.into());
+        }
+        let map = Gva(base.wrapping_add(portio::IO_MAP_BASE));
+        let map = self.read_linear(map, Width::B2, Access::SYSTEM_READ)?;
+        let at = map.wrapping_sub(32).wrapping_add(u64::from(vector >> 3));
+        if at > limit {
+            return Err(Exception::GP0.into());
+        }
+        let at = Gva(base.wrapping_add(at));
+        let byte = self.read_linear(at, Width::B1, Access::SYSTEM_READ)?;
+        Ok(byte >> (vector & 7) & 1 == 0)
+    }
+
+    /// Delivers INT n of virtual-8086 mode to the 8086 program, with virtual interrupts below IOPL 3.
+    pub(super) fn redirected_interrupt(&mut self, vector: u8) -> Reply {
+        let entry = Gva(u64::from(vector) << 2);
+        let pointer = self.read_linear(entry, Width::B4, Access::READ)?;
+        let (image, interrupts) = if self.iopl() < 3 {
+            (self.virtual_flags(), rflags::VIF)
+        } else {
+            (self.rflags, rflags::IF)
+        };
+        self.enter_real_handler(pointer, image)?;
+        self.rflags &= !(interrupts | rflags::TF | rflags::RF);
         Ok(())
     }
 }

@@ -13,7 +13,7 @@ use super::table::{Loc, Op};
 use super::work::{Answer, Port};
 
 /// Offset of the I/O map base in a 32- or 64-bit TSS.
-const IO_MAP_BASE: u64 = 102;
+pub(super) const IO_MAP_BASE: u64 = 102;
 
 /// Up to 8 bytes as an integer.
 pub(super) fn little_endian(data: &[u8]) -> u64 {

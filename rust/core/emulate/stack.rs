@@ -156,16 +156,22 @@ impl Exec<'_> {
 
     fn push_flags(&mut self, width: Width) -> Reply {
         self.check_vm86_flags(width)?;
-        let mut value = self.rflags & !(rflags::RF | rflags::VM);
-        if self.mode == Mode::Vm86 && self.iopl() < 3 {
-            let virtual_if = if value & rflags::VIF != 0 {
-                rflags::IF
-            } else {
-                0
-            };
-            value = (value & !rflags::IF) | virtual_if | rflags::IOPL;
-        }
-        self.push(width, value)
+        let flags = if self.mode == Mode::Vm86 && self.iopl() < 3 {
+            self.virtual_flags()
+        } else {
+            self.rflags
+        };
+        self.push(width, flags & !(rflags::RF | rflags::VM))
+    }
+
+    /// The flags as an 8086 program with virtual interrupts sees them: VIF in the place of IF, and IOPL 3.
+    pub(super) fn virtual_flags(&self) -> u64 {
+        let virtual_if = if self.rflags & rflags::VIF != 0 {
+            rflags::IF
+        } else {
+            0
+        };
+        (self.rflags & !rflags::IF) | virtual_if | rflags::IOPL
     }
 
     /// Replaces RFLAGS by a popped image, with the rules for the privilege of the code that popped it (POPF).

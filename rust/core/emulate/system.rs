@@ -8,7 +8,7 @@ use crate::regs::{cr0, cr4, dr, rflags, Gpr, SegReg};
 
 use super::exec::Exec;
 use super::insn::Rm;
-use super::ops::{Access, AccessKind, Effect, Feature, Reply, Stop};
+use super::ops::{Access, AccessKind, Effect, Feature, Reply, Stop, X87};
 use super::outcome::Shadow;
 use super::segment::{is_null, Descriptor};
 use super::state::{ar, Cr, Mode, TableKind, TableReg, Width};
@@ -246,11 +246,19 @@ impl Exec<'_> {
         let mut raw = [0u8; 16];
         self.read_bytes(at, &mut raw, Access::READ)?;
         let descriptor = u128::from_le_bytes(raw);
+        let pcid = descriptor as u64;
+        let address = Gva(descriptor.wrapping_shr(64) as u64);
         let kind = self.reg(self.insn.reg, self.insn.width);
+        let one_pcid = kind < 2;
+        let without = one_pcid && pcid != 0 && self.cr(Cr::Cr4) & cr4::PCIDE == 0;
+        let bad_address = kind == 0 && !self.canonical(address.0);
+        if kind > 3 || pcid >> 12 != 0 || without || bad_address {
+            return Err(Exception::GP0.into());
+        }
         self.ops.effect(Effect::Invpcid {
             kind,
-            pcid: descriptor as u64,
-            address: Gva(descriptor.wrapping_shr(64) as u64),
+            pcid,
+            address,
         })
     }
 
@@ -448,8 +456,10 @@ impl Exec<'_> {
             if self.cr(Cr::Cr0) & both == both {
                 return Err(Exception::NM.into());
             }
-            // A pending x87 exception is in a state that is not known here.
-            return Err(Stop::Unhandled);
+            // The summary of the unmasked exceptions.
+            if self.ops.x87(X87::StatusWord)? & 1 << 7 != 0 {
+                return Err(Exception::MF.into());
+            }
         }
         Ok(())
     }

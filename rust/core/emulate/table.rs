@@ -227,6 +227,8 @@ pub enum Op {
     VecMovAligned,
     /// A vector move of a smaller memory operand (MOVSS, MOVLPS, MOVD, VMOVQ, ...).
     VecScalar,
+    /// MOVDDUP, MOVSLDUP, MOVSHDUP.
+    VecDup,
     /// MMX MOVQ and MOVD.
     MmxMov,
     Fxsave,

@@ -4,6 +4,13 @@
 //!
 //! SDM volume 2, "MOVAPS", "MOVUPS", "MOVDQA", "MOVDQU", "MOVNTDQ", "LDDQU", "MOVSS", "MOVQ", ...
 
+mod mask;
+mod mmx;
+mod scalar;
+
+pub(super) use scalar::scalar_size;
+
+use crate::addr::Gva;
 use crate::exception::Exception;
 use crate::regs::{cr0, cr4};
 
@@ -12,13 +19,13 @@ use super::insn::{Encoding, Insn, Rep, Rm};
 use super::ops::{Access, AccessKind, Feature, Reply, Stop};
 use super::state::{Cr, Mode, Width};
 use super::table::{Loc, Op};
+use mask::Mask;
 
-/// The bytes of the memory operand of a scalar vector move.
-pub(super) fn scalar_size(insn: &Insn) -> u8 {
-    match (insn.opcode, insn.rep) {
-        (0x10 | 0x11, Rep::Rep) => 4,
-        (0x6e | 0x7e, Rep::None) if !insn.wide() => 4,
-        _ => 8,
+/// The bytes of the memory operand of MOVDDUP and its kin with vectors of `bytes`: MOVDDUP reads half of the smallest.
+pub(super) fn dup_size(insn: &Insn, bytes: u8) -> u8 {
+    match insn.rep {
+        Rep::Repne if bytes == 16 => 8,
+        _ => bytes,
     }
 }
 
@@ -33,6 +40,7 @@ impl Exec<'_> {
         match op {
             Op::MmxMov => self.mmx_move(),
             Op::VecScalar => self.scalar_move(),
+            Op::VecDup => self.dup_move(),
             _ => self.whole_move(op == Op::VecMovAligned),
         }
     }
@@ -73,213 +81,180 @@ impl Exec<'_> {
         self.insn.reg | (self.insn.rex & 0x10)
     }
 
+    /// The vector register in ModRM.rm.
+    fn vector_rm(&self) -> u8 {
+        let r = self.rm_register();
+        // EVEX.X extends ModRM.rm of a register operand.
+        match self.insn.encoding {
+            Encoding::Evex => r | (self.insn.rex & 2) << 3,
+            _ => r,
+        }
+    }
+
+    /// Bytes of an element, of which each has its bit in the mask.
+    fn element_bytes(&self) -> usize {
+        let insn = self.insn;
+        let by_prefix = |if_set, if_clear| if insn.opsize_prefix { if_set } else { if_clear };
+        let wide = insn.wide();
+        match (insn.opcode, insn.rep) {
+            (0x6f | 0x7f, Rep::Repne) if wide => 2,
+            (0x6f | 0x7f, Rep::Repne) => 1,
+            (0x12 | 0x16, Rep::Repne) => 8,
+            (0x12 | 0x16, _) => 4,
+            (0x6f | 0x7f, _) if wide => 8,
+            (0x6f | 0x7f, _) => 4,
+            _ => by_prefix(8, 4),
+        }
+    }
+
+    /// The mask of this instruction for vectors of `bytes`; #UD for elements that the CPU does not have.
+    fn mask(&mut self, bytes: usize) -> Reply<Mask> {
+        if self.insn.encoding != Encoding::Evex {
+            return Ok(Mask::all(bytes));
+        }
+        if bytes != 64 {
+            self.need(Feature::Avx512vl)?;
+        }
+        let element = self.element_bytes();
+        if element < 4 {
+            self.need(Feature::Avx512bw)?;
+        }
+        if self.insn.opmask == 0 {
+            return Ok(Mask::all(bytes));
+        }
+        let opmask = self.ops.read_opmask(self.insn.opmask)?;
+        Ok(Mask::of(opmask, element, bytes))
+    }
+
+    /// Puts the bytes of `value` that `mask` has into a register; the others stay or, by EVEX.z, become 0.
+    fn merge(&mut self, to: u8, value: &[u8], mask: Mask) -> Reply {
+        let mut all = [0u8; 64];
+        let Some(all) = all.get_mut(..value.len()) else {
+            return Err(Stop::Unhandled);
+        };
+        if mask != Mask::all(value.len()) && !self.insn.zeroing {
+            self.ops.read_vector(to, all)?;
+        }
+        for ((to, from), n) in all.iter_mut().zip(value).zip(0..64) {
+            if mask.has(n) {
+                *to = *from;
+            }
+        }
+        let clear = self.insn.encoding != Encoding::Legacy;
+        self.ops.write_vector(to, all, clear)
+    }
+
     /// A move of a whole vector.
     fn whole_move(&mut self, aligned: bool) -> Reply {
         self.check_vector()?;
-        // Masked forms and broadcasts are beyond the emulator.
-        if self.insn.encoding == Encoding::Evex
-            && (self.insn.opmask != 0 || self.insn.zeroing || self.insn.rex & 0x40 != 0)
-        {
-            return Err(Stop::Unhandled);
-        }
-        let clear = self.insn.encoding != Encoding::Legacy;
         let bytes = self.vector_bytes();
+        let mask = self.mask(bytes)?;
         let mut value = [0u8; 64];
         let Some(value) = value.get_mut(..bytes) else {
             return Err(Stop::Unhandled);
         };
         let reg = self.vector_reg();
         let load = self.insn.entry.dst == Loc::Reg;
-        if let Rm::Reg(rm) = self.insn.rm {
-            // EVEX.X extends ModRM.rm of a register operand.
-            let rm = if self.insn.encoding == Encoding::Evex {
-                rm | (self.insn.rex & 2) << 3
-            } else {
-                rm
-            };
+        if self.insn.rm != Rm::Mem {
+            let rm = self.vector_rm();
             let (from, to) = if load { (rm, reg) } else { (reg, rm) };
             self.ops.read_vector(from, value)?;
-            return self.ops.write_vector(to, value, clear);
+            return self.merge(to, value, mask);
         }
-        let offset = self.effective_address();
-        let kind = if load {
-            AccessKind::Read
-        } else {
-            AccessKind::Write
-        };
+        let aligned = if aligned { bytes } else { 1 };
+        if load {
+            self.load_vector(value, mask, aligned)?;
+            return self.merge(reg, value, mask);
+        }
+        self.ops.read_vector(reg, value)?;
+        if mask != Mask::all(bytes) {
+            self.check_masked_alignment(mask, aligned)?;
+            return self.write_masked(value, mask);
+        }
+        let at = self.vector_address(bytes, aligned, AccessKind::Write)?;
+        self.write_bytes(at, value, Access::WRITE)
+    }
+
+    /// Reads the bytes of the memory operand that `mask` has; #GP(0) unless its address is a multiple of `aligned`.
+    fn load_vector(&mut self, value: &mut [u8], mask: Mask, aligned: usize) -> Reply {
+        if mask != Mask::all(value.len()) {
+            self.check_masked_alignment(mask, aligned)?;
+            return self.read_masked(value, mask);
+        }
+        let at = self.vector_address(value.len(), aligned, AccessKind::Read)?;
+        self.read_bytes(at, value, Access::READ)
+    }
+
+    /// The alignment of an operand of which nothing is moved does not matter.
+    fn check_masked_alignment(&mut self, mask: Mask, aligned: usize) -> Reply {
+        if mask != Mask(0) && self.is_misaligned(aligned) {
+            return Err(Exception::GP0.into());
+        }
+        Ok(())
+    }
+
+    /// Whether the memory operand is at no multiple of `aligned`, a power of two.
+    fn is_misaligned(&mut self, aligned: usize) -> bool {
+        let base = self.base_of(self.insn.segment);
+        let at = base.wrapping_add(self.effective_address());
+        at & (aligned as u64).wrapping_sub(1) != 0
+    }
+
+    /// The linear address of the memory operand.
+    fn vector_address(&mut self, bytes: usize, aligned: usize, kind: AccessKind) -> Reply<Gva> {
         // Alignment is checked before the address is found not to be canonical, but after the segment's limit.
-        let misaligned = aligned && {
-            let base = self.base_of(self.insn.segment);
-            base.wrapping_add(offset) & (bytes as u64).wrapping_sub(1) != 0
-        };
+        let misaligned = self.is_misaligned(aligned);
         if misaligned && self.mode == Mode::Long64 {
             return Err(Exception::GP0.into());
         }
+        let offset = self.effective_address();
         let at = self.linear(self.insn.segment, offset, bytes as u64, kind)?;
         if misaligned {
             return Err(Exception::GP0.into());
         }
-        if load {
-            self.read_bytes(at, value, Access::READ)?;
-            self.ops.write_vector(reg, value, clear)
-        } else {
-            self.ops.read_vector(reg, value)?;
-            self.write_bytes(at, value, Access::WRITE)
-        }
+        Ok(at)
     }
 
-    /// A move of one element: MOVSS, MOVSD, MOVLPS, MOVHPS and their kin, MOVD and MOVQ.
-    fn scalar_move(&mut self) -> Reply {
+    /// MOVDDUP, MOVSLDUP, MOVSHDUP: each even or each odd element twice. Masks suppress no faults here.
+    fn dup_move(&mut self) -> Reply {
         self.check_vector()?;
         let insn = self.insn;
-        let width = match scalar_size(insn) {
-            4 => Width::B4,
-            _ => Width::B8,
-        };
-        match (insn.opcode, insn.rep) {
-            // Between a general register or memory and the low element.
-            (0x6e, _) => {
-                let value = self.rm(width)?;
-                self.set_low(self.insn.reg, u128::from(value))
-            }
-            (0x7e, Rep::None) => {
-                let value = self.vector(insn.reg)? as u64;
-                self.set_rm(width, value)
-            }
-            // MOVQ between vector registers or memory.
-            (0x7e, _) => {
-                let value = self.vector_element(width, 0)?;
-                self.set_low(insn.reg, u128::from(value))
-            }
-            (0xd6, _) => match insn.rm {
-                Rm::Reg(r) => {
-                    let value = self.vector(insn.reg)? as u64;
-                    self.set_low(r, u128::from(value))
+        let legacy = insn.encoding == Encoding::Legacy;
+        if legacy {
+            self.need(Feature::Sse3)?;
+        }
+        let bytes = self.vector_bytes();
+        let mask = self.mask(bytes)?;
+        let mut source = [0u8; 64];
+        if insn.rm == Rm::Mem {
+            let size = usize::from(dup_size(insn, bytes as u8));
+            let from = source.get_mut(..size).unwrap_or_default();
+            if size == 8 {
+                let value = self.rm(Width::B8)?;
+                for (to, byte) in from.iter_mut().zip(value.to_le_bytes()) {
+                    *to = byte;
                 }
-                Rm::Mem => self.store_element(width, 0),
-            },
-            (0x10 | 0x11, _) => self.single_move(width),
-            (0x13, _) => self.store_element(width, 0),
-            (0x17, _) => self.store_element(width, 64),
-            _ => self.half_move(width),
-        }
-    }
-
-    /// MOVSS and MOVSD.
-    fn single_move(&mut self, width: Width) -> Reply {
-        let load = self.insn.opcode == 0x10;
-        let Rm::Reg(rm) = self.insn.rm else {
-            if load {
-                let value = self.vector_element(width, 0)?;
-                return self.set_low(self.insn.reg, u128::from(value));
-            }
-            return self.store_element(width, 0);
-        };
-        let (from, to) = if load {
-            (rm, self.insn.reg)
-        } else {
-            (self.insn.reg, rm)
-        };
-        let mask = u128::from(width.mask());
-        let value = (self.other_half(to)? & !mask) | (self.vector(from)? & mask);
-        self.set_low(to, value)
-    }
-
-    /// MOVLPS, MOVLPD, MOVHLPS, MOVHPS, MOVHPD, MOVLHPS to a register.
-    fn half_move(&mut self, width: Width) -> Reply {
-        let high = self.insn.opcode == 0x16;
-        // The register forms take the other half of their source.
-        let value = u128::from(self.vector_element(width, if high { 0 } else { 64 })?);
-        let rest = self.other_half(self.insn.reg)?;
-        let low = u128::from(u64::MAX);
-        let value = if high {
-            (rest & low) | value.wrapping_shl(64)
-        } else {
-            (rest & !low) | value
-        };
-        self.set_low(self.insn.reg, value)
-    }
-
-    /// What a move of a part leaves in the destination: its own content, or that of VEX.vvvv.
-    fn other_half(&mut self, to: u8) -> Reply<u128> {
-        match self.insn.encoding {
-            Encoding::Legacy => self.vector(to),
-            _ => self.vector(self.insn.vvvv),
-        }
-    }
-
-    /// The low 128 bits of a vector register.
-    fn vector(&mut self, r: u8) -> Reply<u128> {
-        let mut raw = [0u8; 16];
-        self.ops.read_vector(r, &mut raw)?;
-        Ok(u128::from_le_bytes(raw))
-    }
-
-    /// Replaces the low 128 bits of a vector register; VEX forms clear the rest.
-    fn set_low(&mut self, r: u8, value: u128) -> Reply {
-        let clear = self.insn.encoding != Encoding::Legacy;
-        self.ops.write_vector(r, &value.to_le_bytes(), clear)
-    }
-
-    /// The source element: memory, or 64 bits of a register from bit `from` on.
-    fn vector_element(&mut self, width: Width, from: u32) -> Reply<u64> {
-        match self.insn.rm {
-            Rm::Reg(r) => Ok(self.vector(r)?.wrapping_shr(from) as u64),
-            Rm::Mem => self.rm(width),
-        }
-    }
-
-    /// Stores bits of the register in ModRM.reg from bit `from` on.
-    fn store_element(&mut self, width: Width, from: u32) -> Reply {
-        let value = self.vector(self.insn.reg)?.wrapping_shr(from) as u64;
-        self.set_rm(width, value)
-    }
-
-    /// MOVQ, MOVD and MOVNTQ of MMX.
-    fn mmx_move(&mut self) -> Reply {
-        let c0 = self.cr(Cr::Cr0);
-        if c0 & cr0::EM != 0 {
-            return Err(Exception::UD.into());
-        }
-        if c0 & cr0::TS != 0 {
-            return Err(Exception::NM.into());
-        }
-        let load = self.insn.entry.dst == Loc::Reg;
-        let reg = self.insn.reg & 7;
-        if self.insn.opcode == 0x6e || self.insn.opcode == 0x7e {
-            // MOVD and MOVQ between MMX and a general register or memory.
-            let width = if self.insn.wide() {
-                Width::B8
             } else {
-                Width::B4
+                let aligned = if legacy { bytes } else { 1 };
+                self.load_vector(from, Mask::all(size), aligned)?;
+            }
+        } else {
+            let rm = self.vector_rm();
+            let from = source.get_mut(..bytes).unwrap_or_default();
+            self.ops.read_vector(rm, from)?;
+        }
+        // The bit of a byte's number that tells even from odd elements.
+        let odd = self.element_bytes();
+        let mut value = [0u8; 64];
+        for (to, n) in value.iter_mut().zip(0..64) {
+            let from = if insn.opcode == 0x16 {
+                n | odd
+            } else {
+                n & !odd
             };
-            if load {
-                let value = self.rm(width)?;
-                return self.ops.write_mmx(reg, value);
-            }
-            let value = self.ops.read_mmx(reg)?;
-            return self.set_rm(width, value);
+            *to = source.get(from).copied().unwrap_or_default();
         }
-        let width = Width::B8;
-        match (self.insn.rm, load) {
-            (Rm::Reg(rm), true) => {
-                let value = self.ops.read_mmx(rm & 7)?;
-                self.ops.write_mmx(reg, value)
-            }
-            (Rm::Reg(rm), false) => {
-                let value = self.ops.read_mmx(reg)?;
-                self.ops.write_mmx(rm & 7, value)
-            }
-            (Rm::Mem, true) => {
-                let at = self.effective_address();
-                let value = self.load(self.insn.segment, at, width, Access::READ)?;
-                self.ops.write_mmx(reg, value)
-            }
-            (Rm::Mem, false) => {
-                let value = self.ops.read_mmx(reg)?;
-                let at = self.effective_address();
-                self.store(self.insn.segment, at, width, value)
-            }
-        }
+        let value = value.get(..bytes).unwrap_or_default();
+        self.merge(self.vector_reg(), value, mask)
     }
 }

@@ -197,6 +197,7 @@ fn implicit(op: Op) -> bool {
             | Op::VecMov
             | Op::VecMovAligned
             | Op::VecScalar
+            | Op::VecDup
             | Op::MmxMov
             | Op::Andn
             | Op::Bextr
@@ -282,7 +283,11 @@ fn known(ours: Result<&Insn, Stop>, x: &Instruction, mode: Mode) -> bool {
             ) || x.cpuid_features().iter().any(|f| {
                 // AMD's and VIA's own.
                 let name = format!("{f:?}");
-                name.starts_with("D3NOW") || name.starts_with("PADLOCK") || name == "SSE4A"
+                name.starts_with("D3NOW")
+                    || name.starts_with("PADLOCK")
+                    || name == "SSE4A"
+                    || name == "SVM"
+                    || name == "SKINIT_OR_SVM"
             })
         }
     }
@@ -530,26 +535,35 @@ fn vex_maps() {
 #[test]
 fn evex_moves() {
     let mut c = Comparison::new();
+    let opcodes = [
+        0x10u8, 0x11, 0x12, 0x13, 0x16, 0x17, 0x28, 0x29, 0x2a, 0x2b, 0x6e, 0x6f, 0x7e, 0x7f, 0xd6,
+        0xe7,
+    ];
+    let seconds = [
+        0x7cu8, 0x7d, 0x7e, 0x7f, 0xfc, 0xfd, 0xfe, 0xff, 0x3e, 0xb5, 0x3c,
+    ];
+    // Lengths, V', masks, zeroing, broadcast.
+    let thirds = [
+        0x08u8, 0x28, 0x48, 0x68, 0x00, 0x0a, 0x4f, 0x88, 0x89, 0xcb, 0x18,
+    ];
+    let forms = [0x00u8, 0x04, 0x05, 0x43, 0x44, 0x86, 0xc0, 0xc7];
     for mode in [Mode::Prot32, Mode::Long64] {
-        for map in 0..8u8 {
-            for high in (0..=255u8).step_by(8) {
-                for second in [0x7cu8, 0x7d, 0x7e, 0x7f, 0xfc, 0xfd, 0xfe, 0xff] {
-                    for third in [0x08u8, 0x28, 0x48, 0x00] {
-                        for opcode in [0x10u8, 0x11, 0x28, 0x29, 0x2b, 0x6f, 0x7f, 0xe7, 0x2a] {
-                            for modrm in 0..=255u8 {
-                                let mut bytes =
-                                    vec![0x62, high & 0xf0 | map, second, third, opcode, modrm];
-                                bytes.extend(TAILS[0]);
-                                bytes.resize(15, 0x90);
-                                c.one(mode, &bytes);
-                            }
+        for first in (0..=255u8).filter(|first| first & 8 == 0) {
+            for second in seconds {
+                for third in thirds {
+                    for opcode in opcodes {
+                        for modrm in forms.iter().flat_map(|f| (0..8).map(move |r| f | r << 3)) {
+                            let mut bytes = vec![0x62, first, second, third, opcode, modrm];
+                            bytes.extend(TAILS[0]);
+                            bytes.resize(15, 0x90);
+                            c.one(mode, &bytes);
                         }
                     }
                 }
             }
         }
     }
-    c.finish(1_000_000);
+    c.finish(30_000_000);
 }
 
 #[test]

@@ -16,6 +16,10 @@ mod properties;
 mod protected;
 #[path = "emulator/strings.rs"]
 mod strings;
+#[path = "emulator/system.rs"]
+mod system;
+#[path = "emulator/vector.rs"]
+mod vector;
 
 #[test]
 fn the_opcode_page_is_up_to_date() {

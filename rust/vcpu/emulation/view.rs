@@ -462,8 +462,8 @@ impl VcpuOps for View<'_, '_> {
         vector::write(number, from, clear_rest).ok_or(Stop::Unhandled)
     }
 
-    fn read_opmask(&mut self, _number: u8) -> Reply<u64> {
-        Err(Stop::Unhandled)
+    fn read_opmask(&mut self, number: u8) -> Reply<u64> {
+        vector::read_opmask(number).ok_or(Stop::Unhandled)
     }
 
     fn read_mmx(&mut self, number: u8) -> Reply<u64> {

@@ -57,7 +57,10 @@ fn all(t: &mut Tap, dev: &Device, c_kvm: bool) -> Outcome {
             if !what.contains(&filter) {
                 continue;
             }
-            let wrong = machine.compare(case)?;
+            let (ends, wrong) = machine.compare(case)?;
+            if !filter.is_empty() {
+                ends.iter().for_each(|line| t.diag(line));
+            }
             if c_kvm && !wrong.is_empty() {
                 // C KVM is not under test: its emulator knows less, and some of what it knows differs.
                 known += 1;
@@ -99,13 +102,14 @@ impl Machine {
         })
     }
 
-    /// Executes `case` natively and by the emulator in all its modes; the differences, in words.
-    fn compare(&mut self, case: &Case) -> Result<Vec<String>, Errno> {
-        let mut wrong = Vec::new();
+    /// Executes `case` natively and by the emulator in all its modes; how it ended natively, and the differences, in words.
+    fn compare(&mut self, case: &Case) -> Result<(Vec<String>, Vec<String>), Errno> {
+        let (mut ends, mut wrong) = (Vec::new(), Vec::new());
         let chosen = |mode: &Mode| case.modes & *mode as u16 != 0;
         for mode in Mode::ALL.into_iter().filter(chosen) {
             let native = self.execute(case, mode, false)?;
             let emulated = self.execute(case, mode, true)?;
+            ends.push(format!("{mode:?}: {}", native.end()));
             let differences = emulated.differences(&native);
             if !differences.is_empty() {
                 let (e, n) = (emulated.end(), native.end());
@@ -113,7 +117,7 @@ impl Machine {
                 wrong.extend(differences);
             }
         }
-        Ok(wrong)
+        Ok((ends, wrong))
     }
 
     fn execute(&mut self, case: &Case, mode: Mode, forced: bool) -> Result<End, Errno> {
@@ -138,12 +142,6 @@ impl Machine {
         for index in end::MSRS {
             vcpu.set_msr(index, first_msr(index))?;
         }
-        let mut xcrs = kvm_xcrs {
-            nr_xcrs: 1,
-            ..Default::default()
-        };
-        xcrs.xcrs[0].value = 7;
-        vcpu.fd.set_xcrs(&xcrs)?;
         guest::load(vcpu, &guest, &self.xsave)
     }
 }
@@ -163,7 +161,7 @@ fn first_msr(index: u32) -> u64 {
     }
 }
 
-/// x87, XMM and YMM registers with a byte pattern.
+/// x87, XMM, YMM and ZMM registers with a byte pattern.
 fn vectors(vcpu: &Vcpu) -> Result<kvm_xsave, Errno> {
     let mut xsave = vcpu.fd.get_xsave()?;
     let word = |offset: usize| offset / 4;
@@ -173,9 +171,22 @@ fn vectors(vcpu: &Vcpu) -> Result<kvm_xsave, Errno> {
     for n in word(576)..word(832) {
         xsave.region[n] = (n as u32).wrapping_mul(0x0103_0511);
     }
-    // Control word and MXCSR as after reset, and all of the three parts in use.
-    xsave.region[0] = 0x37f;
+    // MXCSR as after reset, and all of the three parts in use.
     xsave.region[word(24)] = 0x1f80;
     xsave.region[word(512)] |= 7;
+    if guest::wide_vectors() {
+        for (k, mask) in [0x5a5a, 0x00f0_5a3c_0ff0_5a5a, 0xff, 1 << 12, 0]
+            .iter()
+            .enumerate()
+        {
+            let mask: u64 = *mask;
+            xsave.region[word(end::OPMASKS + 8 * k)] = mask as u32;
+            xsave.region[word(end::OPMASKS + 8 * k) + 1] = (mask >> 32) as u32;
+        }
+        for n in word(end::OPMASKS + 64)..word(end::WIDE_END) {
+            xsave.region[n] = (n as u32).wrapping_mul(0x0513_0917);
+        }
+        xsave.region[word(512)] |= 0xe0;
+    }
     Ok(xsave)
 }

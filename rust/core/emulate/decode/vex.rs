@@ -130,16 +130,27 @@ impl Cursor<'_> {
                 ..entry
             });
         }
-        self.ignore_high_vvvv();
         if entry.any(table::EVEX) && !evex {
             return Err(Exception::UD.into());
         }
-        if !entry.any(table::VEX_OK) || (evex && entry.op == Op::VecScalar) {
+        if !entry.any(table::VEX_OK) {
             return Ok(not_emulated);
         }
+        if !self.mode.is_long64()
+            && matches!(
+                (self.insn.opcode, self.insn.rep),
+                (0x6e, _) | (0x7e, Rep::None)
+            )
+        {
+            // There is MOVD only.
+            self.insn.rex &= !8;
+        }
         let good = if evex {
-            self.evex_move_is_valid(&entry)
+            let good = self.evex_move_is_valid(&entry);
+            self.ignore_high_vvvv();
+            good
         } else {
+            self.ignore_high_vvvv();
             self.vex_move_is_valid(&entry)
         };
         if good {
@@ -169,27 +180,47 @@ impl Cursor<'_> {
         (free_v || i.vvvv == 0) && (free_l || i.vector_len == 16)
     }
 
-    /// Whether the fields of EVEX are as a whole-vector move wants them.
+    /// Whether the fields of EVEX are as a move wants them.
     fn evex_move_is_valid(&self, entry: &Entry) -> bool {
         let i = &self.insn;
-        let wide = i.wide();
-        let right_w = match i.opcode {
-            0x6f | 0x7f => true,
-            0x10 | 0x11 | 0x28 | 0x29 | 0x2b => wide == i.opsize_prefix,
-            _ => !wide,
+        let register = i.modrm >= 0xc0;
+        let scalar = entry.op == Op::VecScalar;
+        let single = scalar && matches!(i.opcode, 0x10 | 0x11);
+        let half = scalar && matches!(i.opcode, 0x12 | 0x16);
+        let right_w = match (i.opcode, i.rep) {
+            // Single or double precision.
+            (0x10 | 0x11 | 0x12 | 0x16, Rep::Rep) => !i.wide(),
+            (0x10 | 0x11 | 0x12 | 0x16, Rep::Repne) => i.wide(),
+            (0x10..=0x17 | 0x28 | 0x29 | 0x2b, _) => i.wide() == i.opsize_prefix,
+            // W is a part of the opcode: MOVD and MOVQ, elements of other sizes.
+            (0x6e, _) | (0x7e, Rep::None) | (0x6f | 0x7f, _) => true,
+            (0x7e | 0xd6, _) => i.wide(),
+            _ => !i.wide(),
         };
-        let non_temporal = matches!(i.opcode, 0x2a | 0x2b | 0xe7);
-        let store = entry.dst == Loc::Rm && i.modrm < 0xc0;
+        let no_mask = matches!(i.opcode, 0x2a | 0x2b | 0xe7) || (scalar && !single);
+        let store = entry.dst == Loc::Rm && !register;
         let masked = i.opmask != 0;
-        let bad_mask = (non_temporal && masked) || (i.zeroing && (store || !masked));
-        let unused = i.vvvv == 0 && i.rex & 0x60 == 0;
-        right_w && unused && !bad_mask && i.vector_len != 0
+        let bad_mask = (no_mask && masked) || (i.zeroing && (store || !masked));
+        let free_v = half || (single && register);
+        // Outside 64-bit mode V' must be as if unused in any case.
+        let high_v = i.rex & 0x20 != 0;
+        let unused = match free_v {
+            true => self.mode.is_long64() || !high_v,
+            false => i.vvvv == 0 && !high_v,
+        };
+        let right_length = match entry.op {
+            Op::VecScalar if single => i.vector_len != 0,
+            Op::VecScalar => i.vector_len == 16,
+            _ => i.vector_len != 0,
+        };
+        right_w && unused && i.rex & 0x40 == 0 && !bad_mask && right_length
     }
 
     /// The number of bytes that an EVEX displacement byte counts in.
     pub(super) fn evex_operand_size(&self) -> u8 {
         match self.insn.entry.op {
             Op::VecScalar => super::super::vector::scalar_size(self.insn),
+            Op::VecDup => super::super::vector::dup_size(self.insn, self.insn.vector_len),
             _ => self.insn.vector_len,
         }
     }

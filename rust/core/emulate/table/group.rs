@@ -333,16 +333,8 @@ static RM_GROUPS: [[Entry; 8]; 8] = [
         NI_M,
         NI_M,
     ],
-    [
-        NI_M,
-        none(Vmcall, ON_UD | MODRM),
-        NI_M,
-        NI_M,
-        NI_M,
-        NI_M,
-        NI_M,
-        NI_M,
-    ],
+    // All but VMMCALL are AMD's.
+    [UD, none(Vmcall, ON_UD | MODRM), UD, UD, UD, UD, UD, UD],
     [
         pfx(Prefixed::Serialize),
         NI_M,

@@ -106,10 +106,10 @@ static PREFIXED: [[Entry; 4]; 46] = [
     [load(VecMov), load(VecMov), load(VecScalar), load(VecScalar)],
     [store(VecMov), store(VecMov), store(VecScalar), store(VecScalar)],
     // 0F 12 and 0F 13: MOVLPS/MOVHLPS, MOVLPD, MOVSLDUP, MOVDDUP
-    [load(VecScalar), rm(VecScalar, VEX_OK | MEM), NI, NI],
+    [load(VecScalar), rm(VecScalar, VEX_OK | MEM), load(VecDup), load(VecDup)],
     [mr(VecScalar, VEX_OK | MEM), mr(VecScalar, VEX_OK | MEM), UDM, UDM],
     // 0F 16 and 0F 17: MOVHPS/MOVLHPS, MOVHPD, MOVSHDUP
-    [load(VecScalar), rm(VecScalar, VEX_OK | MEM), NI, UDM],
+    [load(VecScalar), rm(VecScalar, VEX_OK | MEM), load(VecDup), UDM],
     [mr(VecScalar, VEX_OK | MEM), mr(VecScalar, VEX_OK | MEM), UDM, UDM],
     // 0F 28 and 0F 29: MOVAPS, MOVAPD
     [load(VecMovAligned), load(VecMovAligned), UDM, UDM],

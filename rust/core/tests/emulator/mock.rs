@@ -58,7 +58,10 @@ pub struct Mock {
     pub accesses: usize,
     pub effects: Vec<Effect>,
     pub vectors: [[u8; 64]; 32],
+    pub opmasks: [u64; 8],
     pub mmx: [u64; 8],
+    /// The x87 status word.
+    pub x87_status: u16,
     /// Changes memory right before this many exchanges, as another CPU would.
     pub contention: u32,
     pub without: Vec<Feature>,
@@ -135,7 +138,9 @@ impl Mock {
             accesses: 0,
             effects: Vec::new(),
             vectors: [[0; 64]; 32],
+            opmasks: [u64::MAX; 8],
             mmx: [0; 8],
+            x87_status: 0,
             contention: 0,
             without: Vec::new(),
             echo: false,
@@ -424,8 +429,16 @@ impl VcpuOps for Mock {
         Ok(())
     }
 
-    fn read_opmask(&mut self, _number: u8) -> Reply<u64> {
-        Ok(u64::MAX)
+    fn read_opmask(&mut self, number: u8) -> Reply<u64> {
+        Ok(self.opmasks[usize::from(number)])
+    }
+
+    fn x87(&mut self, what: X87) -> Reply<u16> {
+        Ok(match what {
+            X87::StatusWord => self.x87_status,
+            X87::ControlWord => 0x37f,
+            X87::Init => 0,
+        })
     }
 
     fn fxsave(&mut self, image: &mut [u8], _wide: bool) -> Reply {

@@ -43,6 +43,7 @@ pub const FIRST: Case = Case {
 };
 
 const LONG: u16 = Mode::Long as u16 | Mode::UserLong as u16;
+const VM86: u16 = Mode::Vm86 as u16;
 const USER: u16 =
     Mode::Vm86 as u16 | Mode::User32 as u16 | Mode::UserCompat as u16 | Mode::UserLong as u16;
 const ANY: u16 = 0x1ff;

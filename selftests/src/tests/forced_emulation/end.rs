@@ -21,6 +21,11 @@ pub const MSRS: [u32; 9] = [
     0xc000_0103,
 ];
 
+/// Where the AVX-512 parts begin in an XSAVE image: opmasks, upper halves of ZMM0 to 15, ZMM16 to 31.
+pub const OPMASKS: usize = 1088;
+/// Where they end.
+pub const WIDE_END: usize = 2688;
+
 /// Exits are answered up to this number.
 const EXITS: usize = 64;
 
@@ -61,12 +66,13 @@ impl End {
         let fd = &vcpu.fd;
         let xsave = fd.get_xsave()?;
         let bytes: Vec<u8> = xsave.region.iter().flat_map(|w| w.to_le_bytes()).collect();
-        // Control, status and tag word; MXCSR; ST, XMM; the upper halves of YMM.
+        // Control, status and tag word; MXCSR; ST, XMM; the upper halves of YMM; AVX-512.
         let vectors = [
             &bytes[..5],
             &bytes[24..28],
             &bytes[32..416],
             &bytes[576..832],
+            &bytes[OPMASKS..WIDE_END],
         ]
         .concat();
         Ok(End {

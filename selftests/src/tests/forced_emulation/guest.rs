@@ -24,6 +24,8 @@ pub const GDT: u64 = 0x1000;
 pub const IDT: u64 = 0x2000;
 pub const TSS: u64 = 0x3000;
 pub const LDT: u64 = 0x4000;
+/// Offset of the interrupt redirection bitmap in the TSS. It overlaps what only task switches use.
+pub const REDIRECTION: u64 = 0x48;
 const TABLES: u64 = 0x8000;
 const PAE_ROOT: u64 = 0xc000;
 pub const CODE: u64 = 0x1_0000;
@@ -87,6 +89,7 @@ pub const DF: u64 = 1 << 10;
 pub const IOPL3: u64 = 3 << 12;
 pub const NT: u64 = 1 << 14;
 pub const VM: u64 = 1 << 17;
+pub const VIF: u64 = 1 << 19;
 pub const AC: u64 = 1 << 18;
 
 pub const PE: u64 = 1 << 0;
@@ -187,6 +190,9 @@ pub struct Guest<'a> {
     pub regs: kvm_regs,
     pub sregs: kvm_sregs,
     pub debug: kvm_debugregs,
+    pub xcr0: u64,
+    /// x87 control word, status word above it.
+    pub x87: u32,
 }
 
 impl<'a> Guest<'a> {
@@ -202,6 +208,8 @@ impl<'a> Guest<'a> {
                 dr7: 0x400,
                 ..Default::default()
             },
+            xcr0: 7,
+            x87: 0x37f,
         };
         guest.registers();
         guest
@@ -237,6 +245,13 @@ impl<'a> Guest<'a> {
         (self.regs.rbx, self.regs.rdi) = (at, at);
     }
 
+    /// Turns AVX-512 on, if the machine has it.
+    pub fn wide(&mut self) {
+        if wide_vectors() {
+            self.xcr0 = 0xe7;
+        }
+    }
+
     /// Moves the pointer registers on.
     pub fn advance(&mut self, bytes: u64) {
         self.regs.rbx += bytes;
@@ -263,7 +278,7 @@ impl<'a> Guest<'a> {
         self.descriptors();
         self.gates();
         self.pages();
-        let io_bitmap = 0x68;
+        let io_bitmap = REDIRECTION as u8 + 32;
         if self.mode.ia32e() {
             ram.write(TSS + 4, &STACK0.to_le_bytes());
             ram.write(TSS + 0x24, &(STACK0 - 0x400).to_le_bytes());
@@ -554,14 +569,30 @@ impl Image {
     }
 }
 
+/// Whether the machine has AVX-512.
+pub fn wide_vectors() -> bool {
+    std::arch::is_x86_feature_detected!("avx512f")
+}
+
 /// Loads a state.
 pub fn load(vcpu: &crate::vcpu::Vcpu, guest: &Guest<'_>, xsave: &kvm_xsave) -> Result<(), Errno> {
     let fd = &vcpu.fd;
+    let mut xsave = kvm_xsave {
+        region: xsave.region,
+        ..Default::default()
+    };
+    xsave.region[0] = guest.x87;
+    let mut xcrs = kvm_xcrs {
+        nr_xcrs: 1,
+        ..Default::default()
+    };
+    xcrs.xcrs[0].value = guest.xcr0;
+    fd.set_xcrs(&xcrs)?;
     fd.set_sregs(&guest.sregs)?;
     fd.set_regs(&guest.regs)?;
     fd.set_debug_regs(&guest.debug)?;
     fd.set_vcpu_events(&kvm_vcpu_events::default())?;
     // SAFETY: the structure has the 4096 bytes that the state of a vCPU without dynamic features needs.
-    unsafe { fd.set_xsave(xsave)? };
+    unsafe { fd.set_xsave(&xsave)? };
     Ok(())
 }

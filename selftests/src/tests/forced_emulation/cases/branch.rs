@@ -88,6 +88,16 @@ cases! {
     ANY, "INT 51h: absent", [0xcd 0x51];
     ANY, "INT 20h: not for level 3", [0xcd 0x20];
     PROTECTED, "INT F0h: beyond the IDT", [0xcd 0xf0];
+    VM86, "INT 50h with VME", [0xcd 0x50], |g| g.sregs.cr4 |= CR4_VME;
+    VM86, "INT 50h with VME and VIF", [0xcd 0x50], |g| { g.sregs.cr4 |= CR4_VME; g.regs.rflags |= VIF | CF };
+    VM86, "INT 50h with VME and IOPL 3", [0xcd 0x50],
+        |g| { g.sregs.cr4 |= CR4_VME; g.regs.rflags |= IOPL3 | IF };
+    VM86, "INT 50h with VME, not redirected", [0xcd 0x50], not_redirected;
+    VM86, "INT 50h with VME and IOPL 3, not redirected", [0xcd 0x50],
+        |g| { not_redirected(g); g.regs.rflags |= IOPL3 };
+    VM86, "INT 50h with VME and a short TSS", [0xcd 0x50],
+        |g| { g.sregs.cr4 |= CR4_VME; g.sregs.tr.limit = 0x51 };
+    VM86, "INT3 with VME", [0xcc], |g| g.sregs.cr4 |= CR4_VME;
     LEGACY, "INTO taken", [0xce], |g| g.regs.rflags |= 1 << 11;
     ANY, "INTO not taken", [0xce];
     ANY, "INT1", [0xf1];
@@ -103,6 +113,12 @@ cases! {
     ANY, "SYSENTER", [0x0f 0x34];
     FLAT_KERNEL, "SYSEXIT", [0x0f 0x35], |g| (g.regs.rcx, g.regs.rdx) = (STACK + 0x600, CODE + 0x333);
     USER, "SYSEXIT at level 3", [0x0f 0x35];
+}
+
+/// CR4.VME, and a set bit for INT 50h in the redirection bitmap.
+fn not_redirected(g: &mut Guest<'_>) {
+    g.sregs.cr4 |= CR4_VME;
+    g.ram.write(TSS + REDIRECTION + 0x50 / 8, &[1]);
 }
 
 /// A far pointer of the operand size of the mode: in 64-bit mode 16:32.

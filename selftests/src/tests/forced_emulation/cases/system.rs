@@ -65,6 +65,15 @@ cases! {
     ANY, "CLTS", [0x0f 0x06], |g| g.sregs.cr0 |= TS;
     ANY, "INVLPG", [0x0f 0x01 0x3f];
     LONG, "INVLPG of an address that is not canonical", [0x0f 0x01 0x3f], |g| g.regs.rdi = 1 << 63;
+    ANY, "INVPCID of all", [0x66 0x0f 0x38 0x82 0x0f], |g| { g.regs.rcx = 2; g.operand(&[0; 16]) };
+    ANY, "INVPCID of an address", [0x66 0x0f 0x38 0x82 0x0f], |g| { g.regs.rcx = 0; g.operand(&[0; 16]) };
+    KERNEL, "INVPCID of type 4", [0x66 0x0f 0x38 0x82 0x0f], |g| { g.regs.rcx = 4; g.operand(&[0; 16]) };
+    KERNEL, "INVPCID of a PCID without PCIDE", [0x66 0x0f 0x38 0x82 0x0f],
+        |g| { g.regs.rcx = 1; g.operand(&1u128.to_le_bytes()) };
+    KERNEL, "INVPCID with reserved bits", [0x66 0x0f 0x38 0x82 0x0f],
+        |g| { g.regs.rcx = 3; g.operand(&0x1000u128.to_le_bytes()) };
+    KERNEL64, "INVPCID of an address that is not canonical", [0x66 0x0f 0x38 0x82 0x0f],
+        |g| { g.regs.rcx = 0; g.operand(&(1u128 << 127).to_le_bytes()) };
     ANY, "SLDT EAX", [0x0f 0x00 0xc0];
     ANY, "SLDT memory", [0x0f 0x00 0x07];
     ANY, "STR EAX", [0x0f 0x00 0xc8];
