@@ -237,7 +237,11 @@ void rkvm_restore_user_segments(const struct rkvm_user_segments *segments)
 	}
 	wrmsrq(MSR_FS_BASE, segments->fs_base);
 	wrmsrq(MSR_KERNEL_GS_BASE, segments->kernel_gs_base);
-	invalidate_tss_limit();
+	/*
+	 * TR is loaded again on the way to user space if the task uses I/O ports. Not invalidate_tss_limit(), which does
+	 * so at once: what it is made of is exported to C KVM only, unless the kernel can be a guest of Xen.
+	 */
+	this_cpu_write(__tss_limit_invalid, true);
 	native_load_gdt(&gdt);
 }
 

@@ -4,9 +4,10 @@
 
 use crate::asm::*;
 use crate::device::Device;
+use crate::ram::Ram;
 use crate::setup::{self, Mode};
 use crate::tap::Tap;
-use crate::vcpu::Exit;
+use crate::vcpu::{Exit, Vcpu};
 use crate::vm::Vm;
 use crate::{Outcome, MIB};
 
@@ -116,5 +117,28 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     t.eq("HLT", vcpu.run()?, Exit::Hlt);
     let r = vcpu.regs()?;
     t.eq("both took effect", (r.rax & 0xff, r.rbx), (0x99, 0x77));
+    own_port(t, &mut vcpu, &ram)
+}
+
+/// A VMM that may use ports itself still may after its guest ran: an exit cuts the TSS off before the I/O bitmap.
+fn own_port(t: &mut Tap, vcpu: &mut Vcpu, ram: &Ram) -> Outcome {
+    const DELAY: u16 = 0x80;
+    // SAFETY: the port of POST codes, which nothing listens to.
+    if unsafe { libc::ioperm(DELAY.into(), 1, 1) } != 0 {
+        t.skip("a port of the VMM's own", "this kernel has no ioperm()");
+        return Ok(());
+    }
+    let code = asm64(|a| a.hlt());
+    for round in 0..3 {
+        setup::start(vcpu, ram, Mode::Long, &code)?;
+        let exit = vcpu.run()?;
+        // SAFETY: the port was allowed, and a fault would end this process.
+        unsafe { core::arch::asm!("out dx, al", in("dx") DELAY, in("al") 0u8) };
+        t.eq(
+            format!("a port of the VMM's own, round {round}"),
+            exit,
+            Exit::Hlt,
+        );
+    }
     Ok(())
 }
