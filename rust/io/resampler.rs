@@ -7,10 +7,12 @@
 //! Were it to fall once for each, a device that asserts again in between would be lost.
 
 use kernel::{
-    c_str,
+    new_spinlock,
     prelude::*,
-    static_lock_class,
-    sync::Arc, //
+    sync::{
+        Arc,
+        SpinLock, //
+    },
 };
 use rkvm_core::irq::IrqSource;
 
@@ -19,10 +21,7 @@ use crate::{
         notify::AckNotifier,
         Irq, //
     },
-    sys::{
-        eventfd::EventFd,
-        spinlock_irq::SpinLockIrq, //
-    },
+    sys::eventfd::EventFd, //
 };
 
 /// The line of one GSI, and who is told when it falls.
@@ -30,9 +29,10 @@ use crate::{
 pub(super) struct Resampler {
     irq: Arc<Irq>,
     gsi: u32,
-    /// Held while they are signalled: outside the locks of eventfds and chips.
+    /// Held while they are signalled: outside the locks of eventfds and chips. An eventfd's lock may sleep on a kernel
+    /// with PREEMPT_RT, so this is no raw one.
     #[pin]
-    eventfds: SpinLockIrq<KVec<Arc<EventFd>>>,
+    eventfds: SpinLock<KVec<Arc<EventFd>>>,
 }
 
 impl Resampler {
@@ -42,7 +42,7 @@ impl Resampler {
             pin_init!(Self {
                 irq: irq.clone(),
                 gsi,
-                eventfds <- SpinLockIrq::new(KVec::new(), c_str!("resampler_lock"), static_lock_class!()),
+                eventfds <- new_spinlock!(KVec::new()),
             }),
             GFP_KERNEL_ACCOUNT,
         )

@@ -11,8 +11,8 @@ use super::Irq;
 
 /// Told when the guest ends an interrupt of a GSI, or unmasks its pin while a request is pending.
 pub(crate) trait AckNotifier: Send + Sync {
-    /// The interrupt is ended. Interrupts may be off: it may signal an eventfd and set an interrupt line, and may not
-    /// sleep.
+    /// The interrupt is ended, by the thread of a vCPU or by an ioctl: never from an interrupt or with the lock of a
+    /// chip or an eventfd held. It may signal an eventfd and set an interrupt line, and may not sleep.
     fn acked(&self, gsi: u32);
 }
 
