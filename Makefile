@@ -15,6 +15,11 @@ kbuild := scripts/kbuild
 prepare := setup
 endif
 
+# KERNEL=debug: everything with the debug kernel, see Documentation/testing.rst.
+ifeq ($(KERNEL),debug)
+FLAVOUR := debug
+endif
+
 VM ?= bochs
 V ?= 0
 export VM V FLAVOUR RKVM_CACHE KDIR
@@ -72,6 +77,7 @@ help:
 	@echo '  modules          - rkvm.ko for the stock Debian kernel (the default)'
 	@echo '                     KDIR=<folder>: for that kernel, with the tool chain of this machine'
 	@echo '                     FLAVOUR=cloud|generic: which of the stock kernels'
+	@echo '                     KERNEL=debug: for a kernel that watches itself (KASAN, lockdep, ...), which is built first'
 	@echo '                     CLIPPY=1, V=1 and the like as in the kernel'
 	@echo '  modules_install  - install rkvm.ko for the running kernel, or for KDIR'
 	@echo '  clean            - remove what kbuild made; the cache stays (RKVM_CACHE, ~/.cache/rkvm)'
@@ -82,6 +88,7 @@ help:
 	@echo
 	@echo '  run              - boot a machine with rkvm.ko and a second Linux on it, live'
 	@echo '  check            - gates, host tests and machine tests; closes with "N passed, N failed"'
+	@echo '                     KERNEL=debug: the machine tests and those of failing allocations on the debug kernel'
 	@echo '  gates, host-test - only these'
 	@echo '  test             - only the machine tests; ARGS="--list", ARGS="-v pio*", ARGS="--on rkvm"'
 	@echo '  bench            - cost of the exits, rkvm and C KVM in turn'

@@ -30,7 +30,7 @@ pub struct Args {
     #[command(flatten)]
     machine: MachineArgs,
     /// The module.
-    #[arg(long, default_value = "rkvm.ko")]
+    #[arg(long, default_value = "rkvm.ko", env = "RKVM_MODULE")]
     module: PathBuf,
     /// Seconds of wall time for each of the two runs.
     #[arg(long, default_value_t = 900)]
@@ -57,14 +57,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         argv: argv.clone(),
     });
     let limits = Limits {
-        boot: Duration::from_secs(180),
+        boot: Duration::from_secs(180) * paths.slowness(),
         task: Duration::from_secs(args.timeout),
     };
     let folder = new_folder(&paths.cache.join("run"), "bench")?;
     let vmlinux = args.machine.vmlinux(&paths)?;
     let images = (vmlinux.as_path(), set.archive()?);
     let verbose = args.machine.verbose;
-    let config = args.machine.config();
+    let config = args.machine.config(&paths);
     let boot = session::boot(
         &config,
         limits,

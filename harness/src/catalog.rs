@@ -31,8 +31,21 @@ pub struct Test {
     pub devices: Vec<Device>,
     /// Seconds of the machine's time.
     pub timeout: u32,
+    /// In which runs it takes part.
+    pub when: When,
     /// The machine.
     pub needs: Needs,
+}
+
+/// The runs that a test takes part in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// All.
+    Always,
+    /// Those on the debug kernel, without which it has nothing to work with.
+    Debug,
+    /// Those on the debug kernel, and there as the last test of each machine: it asks the kernel's own checkers.
+    Last,
 }
 
 /// What a machine must have; tests with the same needs share one boot.
@@ -75,6 +88,7 @@ impl Test {
             argv: argv.iter().map(|arg| arg.to_string()).collect(),
             devices: vec![Device::Rkvm, Device::Kvm],
             timeout: 60,
+            when: When::Always,
             needs: Needs {
                 cpus: 1,
                 mem: 1024,
@@ -107,7 +121,14 @@ impl Test {
                     _ => bail!("on={value} is neither rkvm, kvm, both nor any"),
                 }
             }
-            _ => bail!("no test has a property {key}"),
+            "when" => {
+                self.when = match value {
+                    "debug" => When::Debug,
+                    "last" => When::Last,
+                    _ => bail!("when={value} is neither debug nor last"),
+                }
+            }
+            _ => bail!("no test has a property {key}={value}"),
         }
         Ok(())
     }
@@ -211,5 +232,6 @@ mod tests {
         assert!(parse_list("a colour=red -- b\n").is_err());
         assert!(parse_list("a on=moon -- b\n").is_err());
         assert!(parse_list("a cpus=x -- b\n").is_err());
+        assert!(parse_list("a when=never -- b\n").is_err());
     }
 }

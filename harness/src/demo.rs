@@ -28,7 +28,7 @@ pub struct Args {
     #[command(flatten)]
     machine: MachineArgs,
     /// The module.
-    #[arg(long, default_value = "rkvm.ko")]
+    #[arg(long, default_value = "rkvm.ko", env = "RKVM_MODULE")]
     module: PathBuf,
     /// CPUs of the guest.
     #[arg(long, default_value_t = 1)]
@@ -63,18 +63,19 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         argv: vec!["/bin/sh".into(), "/job.sh".into()],
     };
     let limits = Limits {
-        boot: Duration::from_secs(180),
+        boot: Duration::from_secs(180) * paths.slowness(),
         task: Duration::from_secs(args.timeout),
     };
     let folder = new_folder(&paths.cache.join("run"), "run")?;
     let vmlinux = args.machine.vmlinux(&paths)?;
+    let config = args.machine.config(&paths);
     println!(
         "powering on a machine with {} CPUs, {} MiB",
-        args.machine.cpus, args.machine.mem
+        config.cpus, config.mem
     );
     let mut done = false;
     let boot = session::boot(
-        &args.machine.config(),
+        &config,
         limits,
         (&vmlinux, &set.archive()?),
         &[task],

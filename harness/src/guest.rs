@@ -44,11 +44,11 @@ pub fn add(set: &mut FileSet, paths: &Paths, name: &str) -> Result<()> {
     match name {
         // The stock kernel as guest, unpacked: a decompressor in a guest in an emulator takes its time.
         "guest" => {
-            let vmlinuz = paths.modules.join("vmlinuz");
-            set.file(&kernel::vmlinux(&vmlinuz, &paths.cache)?, "/guest/vmlinux")?;
+            let vmlinux = kernel::vmlinux(&paths.guest_kernel, &paths.cache)?;
+            set.file(&vmlinux, "/guest/vmlinux")?;
             set.bytes("/guest/initrd", 0o644, initrd()?);
         }
-        "vmlinuz" => set.file(&paths.modules.join("vmlinuz"), "/guest/vmlinuz")?,
+        "vmlinuz" => set.file(&paths.guest_kernel, "/guest/vmlinuz")?,
         "qemu" => {
             set.tree(
                 Path::new("/usr/bin/qemu-system-x86_64"),

@@ -16,12 +16,16 @@ use anyhow::Result;
 pub struct Paths {
     /// Cache outside the checkout.
     pub cache: PathBuf,
-    /// Folder of the stock kernel's unpacked packages.
+    /// Folder of the machine's kernel: a stock kernel's unpacked packages, or the debug kernel in their shape.
     pub stock: PathBuf,
-    /// `lib/modules/<release>` of the stock kernel: vmlinuz, config, modules.
+    /// `lib/modules/<release>` of the machine's kernel: vmlinuz, modules.
     pub modules: PathBuf,
-    /// Release of the stock kernel (`uname -r`).
+    /// Release of the machine's kernel (`uname -r`).
     pub release: String,
+    /// Whether that is the debug kernel.
+    pub debug: bool,
+    /// The vmlinuz that guests boot: always a stock one.
+    pub guest_kernel: PathBuf,
     /// The cache as it is named outside the environment, for messages.
     pub cache_outside: PathBuf,
     /// Statically linked host programs (rkvm-init, the selftests).
@@ -29,32 +33,43 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// Finds the folders from `RKVM_CACHE`, `RKVM_STOCK` and `RKVM_BIN`.
+    /// Finds the folders from `RKVM_CACHE`, `RKVM_STOCK`, `RKVM_FLAVOUR` and `RKVM_BIN`.
     pub fn find() -> Result<Paths> {
         let var =
             |name: &str, default: &str| PathBuf::from(env::var(name).unwrap_or(default.into()));
         let cache = var("RKVM_CACHE", "/cache");
         let stock = var("RKVM_STOCK", "/kernel/stock-cloud");
-        let versions = stock.join("usr/lib/modules");
-        let release = only_entry(&versions).with_context(|| {
-            format!(
-                "no kernel under {} (run scripts/setup first)",
-                versions.display()
-            )
-        })?;
+        let debug = env::var("RKVM_FLAVOUR").is_ok_and(|flavour| flavour == "debug");
+        let (modules, release) = kernel_in(&stock)?;
+        let guest_kernel = if debug {
+            kernel_in(&stock.with_file_name("stock-cloud"))?.0
+        } else {
+            modules.clone()
+        }
+        .join("vmlinuz");
         let own = env::current_exe().context("finding the harness's own folder")?;
         let beside = own.parent().unwrap_or(Path::new("/")).to_path_buf();
         let bin = env::var("RKVM_BIN").map_or(beside, PathBuf::from);
         let cache_outside = env::var("RKVM_CACHE_OUTSIDE").map_or(cache.clone(), PathBuf::from);
-        let modules = versions.join(&release);
         Ok(Paths {
             cache,
             stock,
             modules,
             release,
+            debug,
+            guest_kernel,
             cache_outside,
             bin,
         })
+    }
+
+    /// How many times as long as on a stock kernel everything may take.
+    pub fn slowness(&self) -> u32 {
+        if self.debug {
+            8
+        } else {
+            1
+        }
     }
 
     /// A path in the cache as it is named outside the environment.
@@ -81,6 +96,18 @@ pub fn new_folder(parent: &Path, purpose: &str) -> Result<PathBuf> {
         }
     }
     anyhow::bail!("{} is full", parent.display())
+}
+
+/// The `lib/modules/<release>` of a kernel's folder, and the release.
+fn kernel_in(stock: &Path) -> Result<(PathBuf, String)> {
+    let versions = stock.join("usr/lib/modules");
+    let release = only_entry(&versions).with_context(|| {
+        format!(
+            "no kernel under {} (run scripts/setup first)",
+            versions.display()
+        )
+    })?;
+    Ok((versions.join(&release), release))
 }
 
 /// Name of the entry of a folder that holds exactly one.

@@ -35,9 +35,9 @@ pub struct MachineArgs {
     /// Number of CPUs.
     #[arg(long, default_value_t = 1)]
     pub cpus: u32,
-    /// Memory in MiB.
-    #[arg(long, default_value_t = 1024)]
-    pub mem: u32,
+    /// Memory in MiB; 1024, or 2048 for the debug kernel, by default.
+    #[arg(long)]
+    pub mem: Option<u32>,
     /// Instructions a second of the machine's time (Bochs).
     #[arg(long, default_value_t = 100_000_000)]
     pub ips: u32,
@@ -63,15 +63,16 @@ pub struct MachineArgs {
 
 impl MachineArgs {
     /// The machine these arguments describe.
-    pub fn config(&self) -> Config {
+    pub fn config(&self, paths: &Paths) -> Config {
         Config {
             backend: self.vm,
             cpus: self.cpus,
-            mem: self.mem,
+            mem: self.mem.unwrap_or(if paths.debug { 2048 } else { 1024 }),
             ips: self.ips,
             model: self.model.clone(),
             vmx_off: self.vmx_off,
             tsc: self.tsc,
+            debug: paths.debug,
             append: self.append.clone(),
         }
     }
@@ -145,11 +146,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         argv: vec!["/bin/sh".into(), "/job.sh".into()],
     };
     let limits = Limits {
-        boot: Duration::from_secs(180),
+        boot: Duration::from_secs(180) * paths.slowness(),
         task: Duration::from_secs(args.timeout),
     };
     let folder = new_folder(&paths.cache.join("run"), "shell")?;
-    let config = args.machine.config();
+    let config = args.machine.config(&paths);
     let vmlinux = args.machine.vmlinux(&paths)?;
     let verbose = args.machine.verbose;
     let mut up = None;

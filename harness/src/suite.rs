@@ -52,6 +52,8 @@ pub struct Options {
     pub module: PathBuf,
     /// Run on C KVM again what passed there before, though nothing changed.
     pub fresh: bool,
+    /// What every machine runs after its other tests.
+    pub last: Vec<Test>,
     /// No new boot is begun after this instant.
     pub deadline: Instant,
 }
@@ -155,10 +157,13 @@ pub fn run(
     }
     let mut groups: Vec<Group<'_>> = sorted
         .into_iter()
-        .map(|((needs, device), tests)| Group {
-            needs,
-            device,
-            tests,
+        .map(|((needs, device), mut tests)| {
+            tests.extend(&options.last);
+            Group {
+                needs,
+                device,
+                tests,
+            }
         })
         .collect();
     groups.sort_by_key(|group| group.cost());
@@ -221,7 +226,7 @@ impl Shared<'_> {
         let reference = self.reference(group, &config, &image);
         if let Some(data) = reference.as_ref().and_then(|path| fs::read(path).ok()) {
             lock(&self.watcher).kept(group);
-            let boot = session::replay(&tasks(&group.tests, group.device), &data, &mut |_| {});
+            let boot = session::replay(&self.tasks(&group.tests, group.device), &data, &mut |_| {});
             self.settle(group, &group.tests, boot);
             return Ok(());
         }
@@ -262,7 +267,7 @@ impl Shared<'_> {
         image.hash(&mut hasher);
         self.options.vmlinux.hash(&mut hasher);
         format!("{config:?}").hash(&mut hasher);
-        for task in tasks(&group.tests, group.device) {
+        for task in self.tasks(&group.tests, group.device) {
             task.to_string().hash(&mut hasher);
         }
         let folder = self.paths.cache.join("reference");
@@ -283,11 +288,11 @@ impl Shared<'_> {
         // The machine's own clock ends a task first, unless the machine hangs.
         let longest = tests.iter().map(|test| test.timeout).max().unwrap_or(60);
         let limits = Limits {
-            boot: Duration::from_secs(180),
-            task: Duration::from_secs(u64::from(longest) + 60),
+            boot: Duration::from_secs(180) * self.paths.slowness(),
+            task: Duration::from_secs(u64::from(longest) + 60) * self.paths.slowness(),
         };
         let images = (self.options.vmlinux.as_path(), image);
-        let tasks = tasks(tests, group.device);
+        let tasks = self.tasks(tests, group.device);
         lock(&self.watcher).boot(group, first);
         let mut watch = |line: Line<'_>| lock(&self.watcher).line(group, &line);
         let boot = session::boot(config, limits, images, &tasks, folder, &mut watch)?;
@@ -312,6 +317,16 @@ impl Shared<'_> {
         (settled, good)
     }
 
+    fn tasks(&self, tests: &[&Test], device: Device) -> Vec<Task> {
+        let task = |test: &&Test| Task {
+            name: test.name.clone(),
+            device,
+            timeout: test.timeout * self.paths.slowness(),
+            argv: test.argv.clone(),
+        };
+        tests.iter().map(task).collect()
+    }
+
     fn finish(&self, finished: &Finished<'_>) {
         finished.count(&mut lock(&self.totals));
         lock(&self.watcher).finished(finished);
@@ -322,7 +337,7 @@ fn machine_for(needs: &Needs, usual: &Config) -> Config {
     let mut config = usual.clone();
     config.backend = needs.backend(usual.backend);
     config.cpus = needs.cpus;
-    config.mem = needs.mem;
+    config.mem = needs.mem.max(usual.mem);
     if let Some(model) = &needs.model {
         config.model.clone_from(model);
     }
@@ -331,16 +346,6 @@ fn machine_for(needs: &Needs, usual: &Config) -> Config {
         config.append = format!("{} {}", config.append, needs.append);
     }
     config
-}
-
-fn tasks(tests: &[&Test], device: Device) -> Vec<Task> {
-    let task = |test: &&Test| Task {
-        name: test.name.clone(),
-        device,
-        timeout: test.timeout,
-        argv: test.argv.clone(),
-    };
-    tests.iter().map(task).collect()
 }
 
 /// Finds out whether a test is good, from how it ended and what it and the kernel said.
@@ -355,7 +360,7 @@ fn judge<'a>(test: &'a Test, device: Device, log: TaskLog, fate: &Fate) -> Finis
             }
         }
         (Some(Outcome::Signal(signal)), _) => trouble.push(format!("killed by signal {signal}")),
-        (Some(Outcome::Timeout), _) => trouble.push(format!("not done in {} s", test.timeout)),
+        (Some(Outcome::Timeout), _) => trouble.push("not done in its time".into()),
         (Some(Outcome::NotRun(why)), _) => trouble.push(format!("not run: {why}")),
         (None, Fate::Hung(why)) => trouble.push(format!("the machine hung: {why}")),
         (None, Fate::Crashed(why)) => trouble.push(format!("the machine crashed: {why}")),
@@ -387,6 +392,7 @@ fn judge<'a>(test: &'a Test, device: Device, log: TaskLog, fate: &Fate) -> Finis
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::When;
     use std::collections::BTreeSet;
 
     fn test() -> Test {
@@ -405,6 +411,7 @@ mod tests {
             argv: vec!["/t".into()],
             devices: vec![Device::Rkvm],
             timeout: 5,
+            when: When::Always,
             needs,
         }
     }

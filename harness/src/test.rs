@@ -16,6 +16,7 @@ use indicatif::ProgressStyle;
 use rkvm_harness::catalog;
 use rkvm_harness::catalog::Needs;
 use rkvm_harness::catalog::Test;
+use rkvm_harness::catalog::When;
 use rkvm_harness::job::Device;
 use rkvm_harness::paths::Paths;
 use rkvm_harness::session::Boot;
@@ -47,7 +48,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "both")]
     on: On,
     /// The module.
-    #[arg(long, default_value = "rkvm.ko")]
+    #[arg(long, default_value = "rkvm.ko", env = "RKVM_MODULE")]
     module: PathBuf,
     /// Seconds of wall time for everything.
     #[arg(long, default_value_t = 3600)]
@@ -69,7 +70,10 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let paths = Paths::find()?;
     let checkout = std::env::current_dir()?;
-    let tests = choose(catalog::find(&paths, &checkout)?, args)?;
+    let (last, tests) = catalog::find(&paths, &checkout)?
+        .into_iter()
+        .partition(|test: &Test| test.when == When::Last);
+    let tests = choose(tests, paths.debug, args)?;
     if args.list {
         for test in &tests {
             let devices: Vec<String> = test.devices.iter().map(Device::to_string).collect();
@@ -78,15 +82,17 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let options = Options {
-        machine: args.machine.config(),
+        machine: args.machine.config(&paths),
         vmlinux: args.machine.vmlinux(&paths)?,
         module: checkout.join(&args.module),
         checkout,
         fresh: args.fresh,
+        last: if paths.debug { last } else { Vec::new() },
         deadline: Instant::now() + Duration::from_secs(args.timeout),
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let jobs = args.jobs.unwrap_or(cores);
+    // What comes last in each machine is not foreseen in the bar's length.
     let runs = tests.iter().map(|test| test.devices.len()).sum::<usize>();
     let mut console = Console {
         bar: bar(runs as u64),
@@ -110,7 +116,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// Keeps the tests that were asked for, on the devices that were asked for.
-fn choose(mut tests: Vec<Test>, args: &Args) -> Result<Vec<Test>> {
+fn choose(mut tests: Vec<Test>, debug: bool, args: &Args) -> Result<Vec<Test>> {
     let matches = |pattern: &str, name: &str| match pattern.strip_suffix('*') {
         Some(start) => name.starts_with(start),
         None => name == pattern,
@@ -125,7 +131,12 @@ fn choose(mut tests: Vec<Test>, args: &Args) -> Result<Vec<Test>> {
             .iter()
             .any(|pattern| matches(pattern, &test.name))
     };
-    tests.retain(|test| args.names.is_empty() || wanted(test));
+    let usual = |test: &Test| match test.when {
+        When::Always => true,
+        When::Debug => debug,
+        When::Last => false,
+    };
+    tests.retain(|test| (args.names.is_empty() && usual(test)) || wanted(test));
     for test in &mut tests {
         test.devices.retain(|device| match args.on {
             On::Both => true,

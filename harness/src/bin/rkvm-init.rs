@@ -13,6 +13,7 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 use std::process::Stdio;
 use std::time::Duration;
@@ -44,7 +45,7 @@ use rkvm_harness::job::Report;
 use rkvm_harness::job::Task;
 
 /// What a sound kernel does not say.
-const COMPLAINTS: [&str; 23] = [
+const COMPLAINTS: [&str; 25] = [
     "WARNING:",
     "BUG:",
     "BUG ",
@@ -53,6 +54,8 @@ const COMPLAINTS: [&str; 23] = [
     "KASAN",
     "KCSAN",
     "UBSAN",
+    "ODEBUG",
+    "kmemleak:",
     "refcount_t:",
     "Call Trace:",
     "general protection fault",
@@ -106,7 +109,13 @@ fn main() {
         // Nothing else can be done if the port fails: the power goes off.
         let _ = termios::tcdrain(&port);
     }
-    let e = reboot(RebootMode::RB_POWER_OFF);
+    // Without ACPI nothing switches the power off, and a reset is the end of the emulator.
+    let how = if Path::new("/sys/firmware/acpi").exists() {
+        RebootMode::RB_POWER_OFF
+    } else {
+        RebootMode::RB_AUTOBOOT
+    };
+    let e = reboot(how);
     println!("rkvm-init: power-off failed: {e:?}");
 }
 
@@ -147,6 +156,9 @@ impl Init {
     }
 
     fn new(data: File) -> Result<Init> {
+        // Programs start where this one is. Had each to change its folder, std would need sockets to start them by,
+        // which not every kernel has.
+        std::env::set_current_dir("/root")?;
         let mut kmsg = OpenOptions::new()
             .read(true)
             .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
@@ -251,7 +263,6 @@ impl Init {
             .env("HOME", "/root")
             .env("RKVM_DEV", task.device.node())
             .env("RUST_BACKTRACE", "1")
-            .current_dir("/root")
             .stdin(Stdio::null())
             .stdout(self.data.try_clone()?)
             .stderr(self.data.try_clone()?)
