@@ -34,6 +34,33 @@ pub enum Vector {
 }
 
 impl Vector {
+    /// The exception with this number, if the architecture has one.
+    pub const fn from_number(n: u8) -> Option<Self> {
+        Some(match n {
+            0 => Self::De,
+            1 => Self::Db,
+            2 => Self::Nmi,
+            3 => Self::Bp,
+            4 => Self::Of,
+            5 => Self::Br,
+            6 => Self::Ud,
+            7 => Self::Nm,
+            8 => Self::Df,
+            10 => Self::Ts,
+            11 => Self::Np,
+            12 => Self::Ss,
+            13 => Self::Gp,
+            14 => Self::Pf,
+            16 => Self::Mf,
+            17 => Self::Ac,
+            18 => Self::Mc,
+            19 => Self::Xm,
+            20 => Self::Ve,
+            21 => Self::Cp,
+            _ => return None,
+        })
+    }
+
     /// Whether delivery pushes an error code in protected and long mode.
     #[inline]
     pub const fn has_error_code(self) -> bool {
@@ -169,5 +196,21 @@ impl Exception {
             error_code: None,
             payload: Payload::Dr6(dr6),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    #[test]
+    fn numbers_name_the_exceptions_that_there_are() {
+        let known: Vec<u8> = (0..=255)
+            .filter_map(Vector::from_number)
+            .map(|v| v as u8)
+            .collect();
+        let all: Vec<u8> = (0..9).chain(10..15).chain(16..22).collect();
+        assert_eq!(known, all);
     }
 }

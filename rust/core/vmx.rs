@@ -10,7 +10,9 @@ pub mod controls;
 pub mod event;
 pub mod exit;
 pub mod fields;
+pub mod guest_state;
 pub mod negotiate;
+pub mod real_mode;
 pub mod registers;
 pub mod segment;
 
