@@ -43,6 +43,9 @@ bool rkvm_vma_permits(struct vm_area_struct *vma, bool write);
 u32 rkvm_host_mapping_level(unsigned long address);
 /* The end of user space. */
 unsigned long rkvm_user_end(void);
+/* Shared anonymous memory in the current address space: its address, or -errno. */
+unsigned long rkvm_map_anonymous(unsigned long bytes);
+void rkvm_unmap(unsigned long address, unsigned long bytes);
 /* SIGBUS to the current thread: it used the page at the address, whose memory is broken. */
 void rkvm_report_poison(unsigned long address);
 

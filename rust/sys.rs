@@ -24,6 +24,7 @@ pub(crate) mod spinlock_irq;
 pub(crate) mod srcu;
 pub(crate) mod trace;
 pub(crate) mod uabi;
+pub(crate) mod user_mapping;
 pub(crate) mod usermem;
 pub(crate) mod vector;
 pub(crate) mod vmx;

@@ -12,6 +12,7 @@ mod ioctl_io;
 mod ioctl_irq;
 mod ioctl_memory;
 pub(crate) mod msr_filter;
+pub(crate) mod real_mode;
 pub(crate) mod vcpus;
 
 use kernel::{
@@ -44,6 +45,7 @@ use crate::{
 use caps::Caps;
 use clock::VmClock;
 use msr_filter::MsrFilter;
+use real_mode::RealModePages;
 use rkvm_core::tsc;
 use vcpus::Vcpus;
 
@@ -58,6 +60,8 @@ pub(crate) struct Vm {
     /// Guest memory.
     #[pin]
     pub(crate) memory: Memory,
+    /// What real mode needs on a processor without unrestricted guest.
+    pub(crate) real_mode: RealModePages,
     /// What KVM_ENABLE_CAP has switched on.
     pub(crate) caps: Caps,
     /// What vCPUs look at when they are asked to. Taken inside any other lock.
@@ -99,6 +103,7 @@ impl Vm {
                 debug <- VmFiles::new(kernel::current!().pid(), &mmu),
                 vcpus,
                 memory <- Memory::new(mmu.clone()),
+                real_mode: RealModePages::new(),
                 caps: Caps::new(),
                 msr_filter <- new_mutex!(None),
                 tsc <- new_mutex!(tsc::Sync::NEW),

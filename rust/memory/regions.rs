@@ -10,7 +10,10 @@ use kernel::{
     sync::Arc, //
 };
 use rkvm_core::{
-    addr::Gfn, //
+    addr::{
+        Gfn,
+        Gpa, //
+    },
     memslots::{
         plan,
         Change,
@@ -29,7 +32,10 @@ use super::{
 };
 use crate::{
     host::host,
-    sys::usermem, //
+    sys::{
+        user_mapping::UserMapping,
+        usermem, //
+    },
 };
 
 /// Address spaces of a VM.
@@ -85,6 +91,29 @@ impl Mmu {
                 Ok(())
             }
         }
+    }
+
+    /// Puts memory of our own into the private slot `id`, which user space neither sees nor changes. The caller keeps the
+    /// memory as long as the VM. EEXIST if the slot is in use or the frames are taken, EINVAL, ENOMEM.
+    pub(crate) fn add_private_slot(&self, id: u16, gpa: Gpa, memory: &UserMapping) -> Result {
+        let request = MemoryRegion {
+            slot: id.into(),
+            flags: 0,
+            guest_phys_addr: gpa,
+            memory_size: memory.bytes(),
+            userspace_addr: memory.hva(),
+        };
+        let mut writer = self.writer.lock();
+        let slots = writer.as_ref().ok_or(EIO)?;
+        let change =
+            Change::plan_private(slots.table(), &request, &limits()).map_err(|e| match e {
+                SlotError::Invalid => EINVAL,
+                SlotError::Overlap => EEXIST,
+            })?;
+        if !matches!(change, Change::Create(_)) {
+            return Err(EEXIST);
+        }
+        self.publish(&mut writer, &change, None)
     }
 
     fn delete(&self, writer: &mut Option<KBox<Slots>>, old: &Region) -> Result {

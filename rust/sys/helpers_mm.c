@@ -2,6 +2,7 @@
 /* Kernel macros and inline functions as functions: see rkvm_helpers_mm.h. Memory and locks. */
 #include <linux/gfp.h>
 #include <linux/mm.h>
+#include <linux/mman.h>
 #include <linux/pagemap.h>
 #include <linux/pgtable.h>
 #include <linux/sched/mm.h>
@@ -38,6 +39,16 @@ void rkvm_release_user_page(struct page *page, bool accessed, bool dirty)
 unsigned long rkvm_user_end(void)
 {
 	return TASK_SIZE_MAX;
+}
+
+unsigned long rkvm_map_anonymous(unsigned long bytes)
+{
+	return vm_mmap(NULL, 0, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, 0);
+}
+
+void rkvm_unmap(unsigned long address, unsigned long bytes)
+{
+	vm_munmap(address, bytes);
 }
 
 void rkvm_report_poison(unsigned long address)

@@ -48,8 +48,8 @@ impl FileOps for Vm {
             nr::KVM_SET_USER_MEMORY_REGION => ioctl_memory::set_user_memory_region(&this, arg),
             nr::KVM_SET_USER_MEMORY_REGION2 => ioctl_memory::set_user_memory_region2(&this, arg),
             nr::KVM_GET_DIRTY_LOG => ioctl_memory::get_dirty_log(&this, arg),
-            nr::KVM_SET_TSS_ADDR => ioctl_memory::set_tss_address(arg.value()),
-            nr::KVM_SET_IDENTITY_MAP_ADDR => ioctl_memory::set_identity_map_address(&this, arg),
+            nr::KVM_SET_TSS_ADDR => this.set_tss_address(arg.value()).map(|()| 0),
+            nr::KVM_SET_IDENTITY_MAP_ADDR => this.set_identity_map_address(arg).map(|()| 0),
             nr::KVM_SET_NR_MMU_PAGES => ioctl_memory::set_nr_mmu_pages(arg.value()),
             nr::KVM_IRQFD => ioctl_io::irqfd(&this, &arg.read()?),
             nr::KVM_IOEVENTFD => ioctl_io::ioeventfd(&this, &arg.read()?),
@@ -88,6 +88,7 @@ fn create_vcpu(vm: &Arc<Vm>, id: u64) -> Result<usize> {
     if vm.vcpus.iter().any(|v| v.id == id) {
         return Err(EEXIST);
     }
+    vm.place_identity_map()?;
     let vcpu = Vcpu::new(vm, id, vm.vcpus.len())?;
     let file = VcpuFile::new(vm.clone(), vcpu.clone())?;
     let fd = anon_fd(file)?;

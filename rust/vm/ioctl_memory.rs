@@ -23,8 +23,6 @@ use crate::sys::uabi::{
 const FIRST_FLAGS: u32 = 3;
 /// KVM_SET_NR_MMU_PAGES wants at least so many.
 const MIN_MMU_PAGES: u64 = 64;
-/// The highest address at which the three pages of KVM_SET_TSS_ADDR fit below 4 GiB.
-const MAX_TSS_ADDRESS: u64 = (1 << 32) - 3 * 4096;
 
 /// KVM_SET_USER_MEMORY_REGION.
 pub(super) fn set_user_memory_region(vm: &Vm, arg: UserArg) -> Result<usize> {
@@ -53,24 +51,6 @@ pub(super) fn set_user_memory_region2(vm: &Vm, arg: UserArg) -> Result<usize> {
         userspace_addr: Hva(r.userspace_addr),
     };
     vm.memory.set_region(&request).map(|()| 0)
-}
-
-/// KVM_SET_TSS_ADDR. An unrestricted guest runs real mode without a TSS of ours, so the address is only checked.
-pub(super) fn set_tss_address(address: u64) -> Result<usize> {
-    if address > MAX_TSS_ADDRESS {
-        return Err(EINVAL);
-    }
-    Ok(0)
-}
-
-/// KVM_SET_IDENTITY_MAP_ADDR. An unrestricted guest runs without paging and without page tables of ours, so the address
-/// is only read. EINVAL once there are vCPUs.
-pub(super) fn set_identity_map_address(vm: &Vm, arg: UserArg) -> Result<usize> {
-    let _setup = vm.setup.lock();
-    if vm.vcpus.len() != 0 {
-        return Err(EINVAL);
-    }
-    arg.read::<u64>().map(|_| 0)
 }
 
 /// KVM_SET_NR_MMU_PAGES: limits the pages of shadow paging, of which EPT needs none.
