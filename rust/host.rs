@@ -91,8 +91,8 @@ impl Registration {
                 pr_err!("{}\n", format_args!("{missing}"));
                 eopnotsupp()
             })?;
-        if !vmcs.features.ept || !vmcs.features.unrestricted_guest {
-            pr_err!("rkvm needs EPT and unrestricted guest, which this CPU lacks or a parameter switches off\n");
+        if !vmcs.features.ept {
+            pr_err!("rkvm needs EPT, which this CPU lacks or a parameter switches off\n");
             return Err(eopnotsupp());
         }
         let xstate = GuestXState::of_host();

@@ -11,9 +11,11 @@ pub(crate) mod cpuid;
 pub(crate) mod emulation;
 pub(crate) mod events;
 pub(crate) mod exits;
+mod invalid_state;
 pub(crate) mod ioctl;
 pub(crate) mod msr;
 pub(crate) mod platform;
+pub(crate) mod real_mode;
 pub(crate) mod requests;
 pub(crate) mod run;
 pub(crate) mod run_page;
@@ -71,6 +73,7 @@ use platform::{
     apic::Apic,
     clock::ClockPage, //
 };
+use real_mode::RealMode;
 use requests::Requests;
 use run_page::RunPage;
 use state::{
@@ -133,6 +136,8 @@ pub(crate) struct Arch {
     pub(crate) cr4: u64,
     /// IA32_EFER as the guest sees it.
     pub(crate) efer: u64,
+    /// What only a guest that is not unrestricted has.
+    pub(crate) real_mode: RealMode,
     /// CR8, for a vCPU without an APIC in the kernel.
     pub(crate) cr8: u64,
     /// DR0 to DR3, DR6, DR7.
@@ -236,6 +241,7 @@ impl Vcpu {
                 cr0: setup::CR0_RESET,
                 cr4: 0,
                 efer: 0,
+                real_mode: RealMode::default(),
                 cr8: 0,
                 debug: DebugRegs::RESET,
                 guest_debug: GuestDebug::default(),

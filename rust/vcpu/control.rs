@@ -39,9 +39,9 @@ use crate::host::host;
 
 /// Access-rights bits of a code segment.
 const AR_L: u32 = 1 << 13;
-const AR_TYPE: u32 = 0xf;
-const AR_TYPE_BUSY_TSS32: u32 = 0xb;
 const AR_DPL_SHIFT: u32 = 5;
+/// The type of a busy 32- or 64-bit TSS.
+const BUSY_TSS32: u8 = 0xb;
 
 impl Running<'_> {
     /// Sets or clears a primary processor-based control.
@@ -151,15 +151,22 @@ impl Running<'_> {
         if (old ^ value) & (cr0::PG | cr0::WP) != 0 {
             self.vcpu.requests.set_own(Request::TlbFlush);
         }
-        // GUEST_CR4 depends on paging only without unrestricted guest, so it stays.
+        if !host().vmcs.features.unrestricted_guest {
+            self.follow_cr0();
+        }
     }
 
     /// IA-32e mode wants a busy 64-bit TSS in TR; a guest that enters it with a 16-bit one gets the right type.
-    fn make_tss_busy64(&self) {
-        let ar = self.hw.read(GUEST_TR_AR_BYTES);
-        if ar & AR_TYPE != AR_TYPE_BUSY_TSS32 {
-            self.hw
-                .write(GUEST_TR_AR_BYTES, (ar & !AR_TYPE) | AR_TYPE_BUSY_TSS32);
+    fn make_tss_busy64(&mut self) {
+        let tr = self.segment(SegReg::Tr);
+        if tr.kind != BUSY_TSS32 {
+            self.set_segment(
+                SegReg::Tr,
+                segment::Segment {
+                    kind: BUSY_TSS32,
+                    ..tr
+                },
+            );
         }
     }
 
@@ -180,9 +187,7 @@ impl Running<'_> {
         {
             self.load_pdptrs()?;
         }
-        if value & !old & cr4::PCIDE != 0
-            && (!self.long_mode() || self.hw.read(GUEST_CR3) & 0xfff != 0)
-        {
+        if value & !old & cr4::PCIDE != 0 && (!self.long_mode() || self.cr3() & 0xfff != 0) {
             return Err(Exception::GP0);
         }
         if value & cr4::CET != 0 && self.read_cr0() & cr0::WP == 0 {
@@ -199,7 +204,7 @@ impl Running<'_> {
         let context = Cr4Context {
             host_mce: host().cr4_mce,
             guest_paging: self.arch.cr0 & cr0::PG != 0,
-            vm86: false,
+            vm86: self.arch.real_mode.is_vm86(),
             umip_emulated: false,
         };
         self.hw.write(CR4_READ_SHADOW, value);
@@ -233,7 +238,7 @@ impl Running<'_> {
                 return Err(Exception::GP0);
             }
         }
-        self.hw.write(GUEST_CR3, cr3);
+        self.set_cr3(cr3);
         if self.pae_paging() {
             self.load_pdptrs()?;
         }
@@ -248,7 +253,7 @@ impl Running<'_> {
     pub(crate) fn load_pdptrs(&mut self) -> Result<(), Exception> {
         /// PDPTE bits 1, 2 and 5 to 8 are reserved.
         const RESERVED_LOW: u64 = 0x1e6;
-        let table = Gpa(self.hw.read(GUEST_CR3) & 0xffff_ffe0);
+        let table = Gpa(self.cr3() & 0xffff_ffe0);
         let reserved = self.arch.rules().cr3_reserved | RESERVED_LOW;
         let mut entries = [0u64; 4];
         for (i, entry) in entries.iter_mut().enumerate() {
@@ -297,8 +302,10 @@ impl Running<'_> {
             self.arch.controls.entry = entry;
             self.hw.write(VM_ENTRY_CONTROLS, entry.bits());
         }
-        // VM entry wants LME to be what LMA is whenever CR0.PG is set; with paging off LMA is clear and LME is free.
-        let hw = if value & efer::LMA == 0 && self.arch.cr0 & cr0::PG != 0 {
+        // VM entry wants LME to be what LMA is whenever CR0.PG is set; with paging off LMA is clear and LME is free. On a
+        // processor without unrestricted guest CR0.PG is always set.
+        let paging = self.arch.cr0 & cr0::PG != 0 || !host().vmcs.features.unrestricted_guest;
+        let hw = if value & efer::LMA == 0 && paging {
             value & !efer::LME
         } else {
             value
@@ -323,14 +330,24 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// A segment register as the VMCS has it.
+    /// A segment register as the guest has it.
+    #[inline]
     pub(crate) fn segment(&self, reg: SegReg) -> segment::Segment {
-        segment::read(self.hw, reg)
+        let vmcs = segment::read(self.hw, reg);
+        if self.arch.real_mode.is_vm86() {
+            self.arch.real_mode.segment(reg, vmcs)
+        } else {
+            vmcs
+        }
     }
 
-    /// Sets a segment register; an unrestricted guest wants code and data marked accessed.
-    pub(crate) fn set_segment(&self, reg: SegReg, mut value: segment::Segment) {
+    /// Sets a segment register; VM entry wants code and data marked accessed.
+    pub(crate) fn set_segment(&mut self, reg: SegReg, mut value: segment::Segment) {
         segment::fix_accessed(reg, &mut value);
-        segment::write(self.hw, reg, &value);
+        if host().vmcs.features.unrestricted_guest {
+            segment::write(self.hw, reg, &value);
+        } else {
+            self.set_restricted_segment(reg, value);
+        }
     }
 }

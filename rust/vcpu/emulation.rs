@@ -152,6 +152,25 @@ impl Running<'_> {
         })
     }
 
+    /// Delivers an interrupt or exception through the guest's vector table; `length` is that of the instruction, if one
+    /// caused it. Whether that went through: it may not if the table or the stack is in no memory.
+    pub(crate) fn emulate_real_interrupt(&mut self, vector: u8, length: u8) -> bool {
+        let Some(mut emulator) = self.arch.emulator.take() else {
+            return false;
+        };
+        let mut regs = self.emulator_regs();
+        let mut view = View::new(self, Operand::Unknown);
+        let outcome = emulator.real_interrupt(&mut regs, &mut view, vector, length);
+        // The stack is pushed to at once or not at all: there is nothing to go on with.
+        emulator.cancel();
+        self.arch.emulator = Some(emulator);
+        let Outcome::Completed(c) = outcome else {
+            return false;
+        };
+        self.commit(&regs, &c);
+        true
+    }
+
     /// Goes on with an instruction that waited for user space.
     pub(crate) fn resume_emulation(&mut self) -> Result<Flow> {
         self.with_emulator(Operand::Unknown, |emulator, regs, view| {
@@ -187,7 +206,7 @@ impl Running<'_> {
         let mut regs = Regs {
             gpr: self.hw.gprs(),
             rip: self.hw.read(GUEST_RIP),
-            rflags: self.hw.read(GUEST_RFLAGS),
+            rflags: self.guest_rflags(),
         };
         regs.set(rkvm_core::regs::Gpr::Rsp, self.hw.read(GUEST_RSP));
         regs
@@ -270,7 +289,7 @@ impl Running<'_> {
         self.hw.write(GUEST_RIP, regs.rip);
         if c.rflags {
             let old = self.hw.read(GUEST_RFLAGS);
-            self.hw.write(GUEST_RFLAGS, regs.rflags);
+            self.set_guest_rflags(regs.rflags);
             if regs.rflags & !old & rflags::IF != 0 {
                 // Interrupts that waited may come now.
                 self.vcpu.requests.set_own(requests::Request::Event);

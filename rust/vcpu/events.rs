@@ -146,6 +146,10 @@ impl Running<'_> {
 
     /// Writes the event for the next entry, or opens the windows through which those that wait will come.
     pub(crate) fn inject_events(&mut self) {
+        if self.events_wait() {
+            self.vcpu.requests.set_own(Request::Event);
+            return;
+        }
         if let Some(event) = self.arch.events.injected {
             self.write_event(event);
         } else if let Some(e) = self.arch.events.exception.take() {
@@ -180,11 +184,14 @@ impl Running<'_> {
         self.write_event(event);
     }
 
-    fn write_event(&self, event: Injected) {
+    fn write_event(&mut self, event: Injected) {
         if self.arch.hlt_in_guest {
             // The event ends a HLT that did not exit.
             self.hw
                 .write(GUEST_ACTIVITY_STATE, ActivityState::Active as u32);
+        }
+        if self.arch.real_mode.is_vm86() {
+            return self.deliver_in_real_mode(event);
         }
         if event.info.has_error_code() {
             self.hw

@@ -177,6 +177,9 @@ impl Running<'_> {
             // An INIT was among the requests.
             return Ok(Flow::Resume);
         }
+        if self.must_emulate() {
+            return self.emulate_invalid_state();
+        }
         self.prepare_step();
         let result = {
             let hw = self.hw;

@@ -83,8 +83,7 @@ impl Running<'_> {
         self.hw.write(SECONDARY_VM_EXEC_CONTROL, c.secondary.bits());
         self.hw.write(VM_EXIT_CONTROLS, c.exit.bits());
         self.hw.write(VM_ENTRY_CONTROLS, c.entry.bits());
-        self.hw
-            .write(EXCEPTION_BITMAP, super::events::EXCEPTION_BITMAP_BASE);
+        self.write_exception_bitmap();
         self.hw.write(PAGE_FAULT_ERROR_CODE_MASK, 0);
         self.hw.write(PAGE_FAULT_ERROR_CODE_MATCH, 0);
         self.hw.write(CR3_TARGET_COUNT, 0);
@@ -115,7 +114,7 @@ impl Running<'_> {
             .set_gpr(2, self.arch.cpuid_signature().unwrap_or(RDX_RESET));
         self.hw.write(GUEST_RSP, 0);
         self.hw.write(GUEST_RIP, RIP_RESET);
-        self.hw.write(GUEST_RFLAGS, rflags::FIXED);
+        self.set_guest_rflags(rflags::FIXED);
         for reg in ALL_SEGMENTS {
             self.set_segment(reg, Segment::after_reset(reg));
         }
@@ -127,7 +126,7 @@ impl Running<'_> {
             .write(GUEST_ACTIVITY_STATE, ActivityState::Active as u32);
         self.hw.write(GUEST_INTERRUPTIBILITY_INFO, 0);
         self.hw.write(GUEST_PENDING_DBG_EXCEPTIONS, 0);
-        self.hw.write(GUEST_CR3, 0);
+        self.set_cr3(0);
         self.hw.set_cr2(0);
         self.arch.debug = DebugRegs::RESET;
         self.write_dr7();

@@ -156,7 +156,7 @@ impl Running<'_> {
             ),
             cr0: self.read_cr0(),
             cr2: self.hw.cr2(),
-            cr3: self.hw.read(GUEST_CR3),
+            cr3: self.cr3(),
             cr4: self.read_cr4(),
             cr8: self.cr8(),
             efer: self.arch.efer,
@@ -279,7 +279,7 @@ impl Running<'_> {
         self.hw.write(GUEST_GDTR_BASE, s.gdt.base);
         self.hw.write(GUEST_GDTR_LIMIT, s.gdt.limit.into());
         self.hw.set_cr2(s.cr2);
-        self.hw.write(GUEST_CR3, s.cr3);
+        self.set_cr3(s.cr3);
         self.set_cr8(s.cr8).map_err(|_| EINVAL)?;
         // CR0 before EFER's control: set_efer() looks at paging.
         self.arch.efer = 0;

@@ -309,7 +309,7 @@ impl VcpuOps for View<'_, '_> {
     }
 
     fn segment(&mut self, which: SegReg) -> Segment {
-        let s = segment::read(self.r.hw, which);
+        let s = self.r.segment(which);
         Segment {
             selector: s.selector,
             base: s.base,
@@ -356,6 +356,7 @@ impl VcpuOps for View<'_, '_> {
             TableKind::Idt => {
                 hw.write(GUEST_IDTR_BASE, value.base);
                 hw.write(GUEST_IDTR_LIMIT, value.limit.into());
+                self.r.arch.real_mode.suspect();
             }
         }
     }
@@ -364,7 +365,7 @@ impl VcpuOps for View<'_, '_> {
         match which {
             Cr::Cr0 => self.r.read_cr0(),
             Cr::Cr2 => self.r.hw.cr2(),
-            Cr::Cr3 => self.r.hw.read(GUEST_CR3),
+            Cr::Cr3 => self.r.cr3(),
             Cr::Cr4 => self.r.read_cr4(),
             Cr::Cr8 => self.r.cr8(),
         }

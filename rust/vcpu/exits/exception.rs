@@ -45,6 +45,9 @@ impl Running<'_> {
         if info.is_exception(Vector::Ud) {
             return self.exit_undefined();
         }
+        if self.in_real_mode_by_vm86(info) {
+            return self.exit_real_mode_exception(info);
+        }
         if self.arch.events.injected.is_some() && !info.is_exception(Vector::Db) {
             return Ok(self.simultaneous_exceptions(info));
         }
@@ -62,6 +65,16 @@ impl Running<'_> {
             return Ok(Flow::Resume);
         }
         Ok(self.simultaneous_exceptions(info))
+    }
+
+    /// Whether this is an exception of virtual-8086 mode that real mode has to get, and not one of those that are the
+    /// debugger's or the host's.
+    fn in_real_mode_by_vm86(&self, info: EventInfo) -> bool {
+        let debugger = info.is_exception(Vector::Bp) && self.arch.guest_debug.takes_int3();
+        self.arch.real_mode.is_vm86()
+            && !debugger
+            && !info.is_exception(Vector::Db)
+            && !info.is_exception(Vector::Mc)
     }
 
     /// An IRET that unblocked NMIs has faulted: NMIs are still blocked.

@@ -78,7 +78,7 @@ impl Running<'_> {
             }
             CrAccess::MovFrom { cr, gpr } => {
                 let value = match cr {
-                    3 => self.hw.read(GUEST_CR3),
+                    3 => self.cr3(),
                     8 => self.cr8(),
                     _ => return self.inject_or_resume(Err(Exception::UD)),
                 };

@@ -52,12 +52,7 @@ const INT_N_LENGTH: u32 = 2;
 
 /// The exception with this number. `None` for those that no processor raises.
 fn vector(nr: u8) -> Option<Vector> {
-    use Vector::*;
-    [
-        De, Db, Bp, Of, Br, Ud, Nm, Df, Ts, Np, Ss, Gp, Pf, Mf, Ac, Mc, Xm, Ve, Cp,
-    ]
-    .into_iter()
-    .find(|v| *v as u8 == nr)
+    Vector::from_number(nr).filter(|v| *v != Vector::Nmi)
 }
 
 /// The payload as a number, which for #PF is CR2 and for #DB the pending bits of DR6.

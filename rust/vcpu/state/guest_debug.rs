@@ -23,6 +23,7 @@ use crate::{
     sys::uabi::kvm_guest_debug,
     vcpu::{
         events::EXCEPTION_BITMAP_BASE,
+        real_mode::EXCEPTION_BITMAP_VM86,
         requests::Request,
         run::Flow,
         Running, //
@@ -69,7 +70,8 @@ impl GuestDebug {
         self.control & BLOCKIRQ != 0
     }
 
-    fn takes_int3(&self) -> bool {
+    /// INT3 is the debugger's.
+    pub(crate) fn takes_int3(&self) -> bool {
         self.control & USE_SW_BP != 0
     }
 
@@ -107,19 +109,28 @@ impl Running<'_> {
         };
         self.write_dr7();
         self.set_rflags(flags);
+        self.write_exception_bitmap();
+        Ok(())
+    }
+
+    /// Which exceptions exit.
+    pub(crate) fn write_exception_bitmap(&self) {
         let int3 = if self.arch.guest_debug.takes_int3() {
             1 << Vector::Bp as u32
         } else {
             0
         };
-        self.hw
-            .write(EXCEPTION_BITMAP, EXCEPTION_BITMAP_BASE | int3);
-        Ok(())
+        let base = if self.arch.real_mode.is_vm86() {
+            EXCEPTION_BITMAP_VM86
+        } else {
+            EXCEPTION_BITMAP_BASE
+        };
+        self.hw.write(EXCEPTION_BITMAP, base | int3);
     }
 
     /// RFLAGS as the guest set it.
     pub(crate) fn rflags(&self) -> u64 {
-        let flags = self.hw.read(GUEST_RFLAGS);
+        let flags = self.guest_rflags();
         if self.arch.guest_debug.steps() {
             flags & !rflags::TF
         } else {
@@ -132,7 +143,7 @@ impl Running<'_> {
         let debug = &self.arch.guest_debug;
         let trap = debug.steps() && self.linear_rip().0 == debug.step_from;
         let value = if trap { value | rflags::TF } else { value };
-        self.hw.write(GUEST_RFLAGS, value | rflags::FIXED);
+        self.set_guest_rflags(value | rflags::FIXED);
     }
 
     /// DR7 for the guest: its own, or the debugger's.
