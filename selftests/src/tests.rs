@@ -4,6 +4,7 @@
 
 mod apic_places;
 mod bad_input;
+mod boot_sector;
 mod capabilities;
 mod coalesced_mmio;
 mod cpuid;
@@ -86,6 +87,7 @@ macro_rules! tests {
 tests! {
     capabilities: "ABI version, capabilities, kvm_run size",
     mode_real: "a real-mode guest",
+    boot_sector: "a BIOS and its boot sector: unreal mode, protected mode, 64-bit mode and back",
     mode_protected: "32-bit protected mode, with and without paging",
     mode_pae: "PAE paging, memory above 4 GiB",
     mode_long: "64-bit mode, KVM_TRANSLATE",
