@@ -287,7 +287,7 @@ fn known(ours: Result<&Insn, Stop>, x: &Instruction, mode: Mode) -> bool {
                     || name.starts_with("PADLOCK")
                     || name == "SSE4A"
                     || name == "SVM"
-                    || name == "SKINIT_OR_SVM"
+                    || name == "SKINIT_or_SVM"
             })
         }
     }
