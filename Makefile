@@ -44,6 +44,7 @@ clean: $(prepare)
 
 rust-analyzer: $(prepare)
 	@$(kbuild) rust-analyzer
+	@$(if $(KDIR),,scripts/in-env) scripts/rust-analyzer
 
 host: setup
 	@scripts/build-host
