@@ -61,6 +61,8 @@ struct rkvm_user_value rkvm_get_user_u8(u64 address);
 struct rkvm_user_value rkvm_get_user_u16(u64 address);
 struct rkvm_user_value rkvm_get_user_u32(u64 address);
 struct rkvm_user_value rkvm_get_user_u64(u64 address);
+/* 16 bytes, little end first. 0 or -EFAULT. */
+int rkvm_get_user_16(u64 address, u64 to[2]);
 int rkvm_put_user_u8(u64 address, u8 value);
 int rkvm_put_user_u16(u64 address, u16 value);
 int rkvm_put_user_u32(u64 address, u32 value);

@@ -60,14 +60,14 @@ pub(crate) struct VcpuMmu {
     /// The guest's paging mode.
     pub(super) paging: PagingCache,
     /// Frames that were found to be MMIO.
-    mmio: MmioFrames,
+    pub(super) mmio: MmioFrames,
 }
 
 /// Places for frames that a vCPU has found to be MMIO: those of its APIC, the I/O APIC and a few devices.
 const MMIO_FRAMES: usize = 8;
 
 /// Frames without a slot, each with the generation of the slots in which that was seen.
-struct MmioFrames([Option<(Gfn, u64)>; MMIO_FRAMES]);
+pub(super) struct MmioFrames([Option<(Gfn, Generation)>; MMIO_FRAMES]);
 
 impl MmioFrames {
     #[inline]
@@ -76,15 +76,22 @@ impl MmioFrames {
         (gfn.0 ^ gfn.0 >> 8) as usize % MMIO_FRAMES
     }
 
+    /// The generation in which `gfn` was seen.
     #[inline]
-    fn has(&self, gfn: Gfn, generation: Generation) -> bool {
-        !generation.is_updating()
-            && self.0.get(Self::place(gfn)) == Some(&Some((gfn, generation.to_bits())))
+    pub(super) fn seen(&self, gfn: Gfn) -> Option<Generation> {
+        match self.0.get(Self::place(gfn)) {
+            Some(Some((there, generation))) if *there == gfn => Some(*generation),
+            _ => None,
+        }
     }
 
+    /// `gfn` is MMIO in this generation, unless that is of slots between two states.
     fn add(&mut self, gfn: Gfn, generation: Generation) {
+        if generation.is_updating() {
+            return;
+        }
         if let Some(place) = self.0.get_mut(Self::place(gfn)) {
-            *place = Some((gfn, generation.to_bits()));
+            *place = Some((gfn, generation));
         }
     }
 }
@@ -298,7 +305,7 @@ impl Mmu {
     pub(crate) fn misconfigured(&self, vcpu: &mut VcpuMmu, gpa: Gpa) -> Misconfigured {
         let guard = self.slots.srcu().read();
         let generation = self.slots.read(&guard).generation();
-        if vcpu.mmio.has(gpa.frame(), generation) {
+        if vcpu.mmio.seen(gpa.frame()) == Some(generation) {
             return Misconfigured::Mmio;
         }
         let found = self.look_up_misconfigured(gpa, generation);
@@ -306,14 +313,6 @@ impl Mmu {
             vcpu.mmio.add(gpa.frame(), generation);
         }
         found
-    }
-
-    /// Whether this vCPU has found `gpa` to be MMIO before, and the slots have not changed since. Takes no lock.
-    #[inline]
-    pub(crate) fn is_known_mmio(&self, vcpu: &VcpuMmu, gpa: Gpa) -> bool {
-        let guard = self.slots.srcu().read();
-        let generation = self.slots.read(&guard).generation();
-        vcpu.mmio.has(gpa.frame(), generation)
     }
 
     fn look_up_misconfigured(&self, gpa: Gpa, generation: Generation) -> Misconfigured {

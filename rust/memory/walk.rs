@@ -96,9 +96,7 @@ impl Tables<'_> {
     #[inline]
     fn load16(&mut self, gpa: Gpa) -> Option<u128> {
         let (hva, _) = self.slots.hva_near(gpa, &mut self.hint)?;
-        let low = usermem::read::<u64>(hva).ok()?;
-        let high = usermem::read::<u64>(hva.wrapping_add(8)).ok()?;
-        Some(u128::from(high) << 64 | u128::from(low))
+        usermem::read16(hva).ok()
     }
 
     /// Copies up to 16 bytes that lie in one page.
@@ -187,13 +185,23 @@ impl Running<'_> {
         })
     }
 
-    /// As [`Self::fetch_code`], with interrupts off: the bytes, the first in the lowest bits, and how many. `None` if there
-    /// is anything to do besides reading: to wait for a page, to set an accessed flag, to raise a fault.
-    pub(crate) fn peek_code(&mut self, at: Gva, access: GuestAccess) -> Option<(u128, u8)> {
+    /// As [`Self::fetch_code`], with interrupts off and no lock: the bytes, the first in the lowest bits, and how many.
+    /// `None` if there is anything to do besides reading (to wait for a page, to set an accessed flag, to raise a fault),
+    /// or if `device` is not an address that this vCPU has found to be MMIO in the slots as they are.
+    pub(crate) fn peek_code(
+        &mut self,
+        at: Gva,
+        access: GuestAccess,
+        device: Gpa,
+    ) -> Option<(u128, u8)> {
+        let seen = self.arch.mmu.mmio.seen(device.frame())?;
         // The 16 bytes that end with the page, if the page ends before.
         let before = CODE_BYTES.saturating_sub(at.bytes_to_page_end());
         usermem::without_waiting(|| {
             self.with_paging(|paging, memory, root, state| {
+                if memory.slots.generation() != seen {
+                    return None;
+                }
                 let gpa = paging.probe(memory, root, state, at, access)?.gpa;
                 let code = memory.load16(Gpa(gpa.0.wrapping_sub(before)))?;
                 let missing = before as u32;

@@ -148,6 +148,21 @@ RKVM_GET_USER(u16)
 RKVM_GET_USER(u32)
 RKVM_GET_USER(u64)
 
+int rkvm_get_user_16(u64 address, u64 to[2])
+{
+	const u64 __user *from = (const u64 __user *)address;
+
+	if (!user_read_access_begin(from, 2 * sizeof(u64)))
+		return -EFAULT;
+	unsafe_get_user(to[0], from, fault);
+	unsafe_get_user(to[1], from + 1, fault);
+	user_read_access_end();
+	return 0;
+fault:
+	user_read_access_end();
+	return -EFAULT;
+}
+
 #define RKVM_PUT_USER(type)								\
 int rkvm_put_user_##type(u64 address, type value)					\
 {											\

@@ -108,6 +108,18 @@ pub(crate) fn without_waiting<R>(f: impl FnOnce() -> R) -> R {
     result
 }
 
+/// Reads 16 bytes, which need not be aligned, in two accesses. May sleep.
+#[inline]
+pub(crate) fn read16(hva: Hva) -> Result<u128, UserFault> {
+    let mut words = [0u64; 2];
+    // SAFETY: The function checks that this is a user address, and survives faults; `words` is two writable words.
+    if unsafe { bindings::rkvm_get_user_16(hva.0, words.as_mut_ptr()) } != 0 {
+        return Err(UserFault);
+    }
+    let [low, high] = words;
+    Ok(u128::from(high) << 64 | u128::from(low))
+}
+
 /// Reads an integer, which need not be aligned. May sleep.
 #[inline]
 pub(crate) fn read<T: UserScalar>(hva: Hva) -> Result<T, UserFault> {

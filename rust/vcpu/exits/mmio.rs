@@ -73,9 +73,6 @@ fn set_gpr(hw: &Loaded<'_>, n: u8, value: u64) {
 impl Running<'_> {
     /// The access to `gpa` that the instruction at RIP makes, with interrupts off.
     pub(super) fn fast_mmio(&mut self, gpa: Gpa) -> Fast {
-        if !self.vm.memory.is_known_mmio(&self.arch.mmu, gpa) {
-            return Fast::Leave;
-        }
         let Some((length, what)) = self.move_at(gpa) else {
             return Fast::Leave;
         };
@@ -131,7 +128,7 @@ impl Running<'_> {
         } else {
             Gva(segment::base(hw, SegReg::Cs).wrapping_add(rip) & 0xffff_ffff)
         };
-        let (code, have) = self.peek_code(at, self.fetch_access())?;
+        let (code, have) = self.peek_code(at, self.fetch_access(), gpa)?;
         let insn = self
             .arch
             .emulator
