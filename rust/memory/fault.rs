@@ -60,14 +60,14 @@ pub(crate) struct VcpuMmu {
     /// The guest's paging mode.
     pub(super) paging: PagingCache,
     /// Frames that were found to be MMIO.
-    pub(super) mmio: MmioFrames,
+    mmio: MmioFrames,
 }
 
 /// Places for frames that a vCPU has found to be MMIO: those of its APIC, the I/O APIC and a few devices.
 const MMIO_FRAMES: usize = 8;
 
 /// Frames without a slot, each with the generation of the slots in which that was seen.
-pub(super) struct MmioFrames([Option<(Gfn, Generation)>; MMIO_FRAMES]);
+struct MmioFrames([Option<(Gfn, Generation)>; MMIO_FRAMES]);
 
 impl MmioFrames {
     #[inline]
@@ -78,7 +78,7 @@ impl MmioFrames {
 
     /// The generation in which `gfn` was seen.
     #[inline]
-    pub(super) fn seen(&self, gfn: Gfn) -> Option<Generation> {
+    fn seen(&self, gfn: Gfn) -> Option<Generation> {
         match self.0.get(Self::place(gfn)) {
             Some(Some((there, generation))) if *there == gfn => Some(*generation),
             _ => None,
@@ -104,6 +104,12 @@ impl VcpuMmu {
             paging: PagingCache::new(),
             mmio: MmioFrames([None; MMIO_FRAMES]),
         }
+    }
+
+    /// The generation of the slots in which this vCPU has found `gpa` to be MMIO, if it has.
+    #[inline]
+    pub(crate) fn seen_mmio(&self, gpa: Gpa) -> Option<Generation> {
+        self.mmio.seen(gpa.frame())
     }
 
     /// The guest's CPUID has changed, and with it perhaps the format of its page tables.

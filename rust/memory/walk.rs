@@ -13,6 +13,7 @@ use rkvm_core::{
         features,
         guest::GuestCaps, //
     },
+    memslots::Generation,
     mmu::walk::{
         GuestAccess,
         GuestMemory,
@@ -187,19 +188,18 @@ impl Running<'_> {
 
     /// As [`Self::fetch_code`], with interrupts off and no lock: the bytes, the first in the lowest bits, and how many.
     /// `None` if there is anything to do besides reading (to wait for a page, to set an accessed flag, to raise a fault),
-    /// or if `device` is not an address that this vCPU has found to be MMIO in the slots as they are.
+    /// or if `slots` is given and the slots are of another generation.
     pub(crate) fn peek_code(
         &mut self,
         at: Gva,
         access: GuestAccess,
-        device: Gpa,
+        slots: Option<Generation>,
     ) -> Option<(u128, u8)> {
-        let seen = self.arch.mmu.mmio.seen(device.frame())?;
         // The 16 bytes that end with the page, if the page ends before.
         let before = CODE_BYTES.saturating_sub(at.bytes_to_page_end());
         usermem::without_waiting(|| {
             self.with_paging(|paging, memory, root, state| {
-                if memory.slots.generation() != seen {
+                if slots.is_some_and(|g| g != memory.slots.generation()) {
                     return None;
                 }
                 let gpa = paging.probe(memory, root, state, at, access)?.gpa;

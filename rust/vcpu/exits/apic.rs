@@ -33,18 +33,20 @@ use crate::{
 };
 
 impl Running<'_> {
-    /// The end of an interrupt. What is written there does not count, so the instruction need not be decoded.
+    /// A register that the instruction at RIP moves to or from. Of the end of an interrupt it does not count what is
+    /// written, so the instruction need not be decoded.
     pub(super) fn fast_apic_access(&mut self) -> Fast {
         let access = ApicAccess::decode(self.hw.read(EXIT_QUALIFICATION));
-        if access.kind != ApicAccessType::Write
-            || access.offset != Reg::EOI.offset()
-            || !params::fasteoi()
-        {
+        let write = access.kind == ApicAccessType::Write;
+        if write && access.offset == Reg::EOI.offset() && params::fasteoi() {
+            self.end_interrupt();
+            self.instruction_retires();
+            return Fast::Handled;
+        }
+        if !write && access.kind != ApicAccessType::Read {
             return Fast::Leave;
         }
-        self.end_interrupt();
-        self.instruction_retires();
-        Fast::Handled
+        self.fast_move(register(access), None)
     }
 
     /// Any other access is the emulator's, which needs no page walk to know where it goes.
@@ -52,8 +54,7 @@ impl Running<'_> {
         let access = ApicAccess::decode(self.hw.read(EXIT_QUALIFICATION));
         match access.kind {
             ApicAccessType::Read | ApicAccessType::Write => {
-                let register = Gpa(apic_base::DEFAULT | u64::from(access.offset));
-                self.emulate(Operand::Device(register))
+                self.emulate(Operand::Device(register(access)))
             }
             // A stack or a descriptor table in the APIC.
             ApicAccessType::Event | ApicAccessType::PhysicalEvent => {
@@ -65,4 +66,9 @@ impl Running<'_> {
             | ApicAccessType::Other => self.emulate(Operand::Unknown),
         }
     }
+}
+
+/// Where the register is that was accessed.
+fn register(access: ApicAccess) -> Gpa {
+    Gpa(apic_base::DEFAULT | u64::from(access.offset))
 }

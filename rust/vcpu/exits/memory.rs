@@ -83,7 +83,14 @@ impl Running<'_> {
             self.instruction_retires();
             return Fast::Handled;
         }
-        self.fast_mmio(gpa)
+        let Some(slots) = self.arch.mmu.seen_mmio(gpa) else {
+            return Fast::Leave;
+        };
+        let done = self.fast_move(gpa, Some(slots));
+        if done != Fast::Leave {
+            self.vcpu.stats.pf_emulate.inc();
+        }
+        done
     }
 
     pub(super) fn exit_ept_misconfiguration(&mut self) -> Result<Flow> {

@@ -17,6 +17,7 @@ use rkvm_core::{
         Mode,
         Move, //
     },
+    memslots::Generation,
     regs::{
         Gpr,
         SegReg, //
@@ -71,9 +72,10 @@ fn set_gpr(hw: &Loaded<'_>, n: u8, value: u64) {
 }
 
 impl Running<'_> {
-    /// The access to `gpa` that the instruction at RIP makes, with interrupts off.
-    pub(super) fn fast_mmio(&mut self, gpa: Gpa) -> Fast {
-        let Some((length, what)) = self.move_at(gpa) else {
+    /// The access to `gpa` that the instruction at RIP makes, with interrupts off. No slot is there in the generation
+    /// `slots`; `None`: it is a device whatever the slots are.
+    pub(super) fn fast_move(&mut self, gpa: Gpa, slots: Option<Generation>) -> Fast {
+        let Some((length, what)) = self.move_at(gpa, slots) else {
             return Fast::Leave;
         };
         match what {
@@ -86,7 +88,7 @@ impl Running<'_> {
                     // All vCPUs have to hear of it, which may sleep.
                     return Fast::Leave;
                 }
-                self.count_emulation();
+                self.vcpu.stats.insn_emulation.inc();
                 let taken = self.device_write(gpa, data);
                 self.decoded_instruction_retires(length);
                 if taken {
@@ -102,7 +104,7 @@ impl Running<'_> {
                 let Some(data) = bytes.get_mut(..load.from.size()) else {
                     return Fast::Leave;
                 };
-                self.count_emulation();
+                self.vcpu.stats.insn_emulation.inc();
                 if self.device_read(gpa, data) {
                     self.finish_load(load, length, u64::from_le_bytes(bytes));
                     return Fast::Handled;
@@ -119,7 +121,7 @@ impl Running<'_> {
     }
 
     /// Length and meaning of the instruction at RIP, if it only moves something to or from `gpa`.
-    fn move_at(&mut self, gpa: Gpa) -> Option<(u8, Move)> {
+    fn move_at(&mut self, gpa: Gpa, slots: Option<Generation>) -> Option<(u8, Move)> {
         let hw = self.hw;
         let mode = self.code_mode();
         let rip = hw.read(GUEST_RIP);
@@ -128,7 +130,7 @@ impl Running<'_> {
         } else {
             Gva(segment::base(hw, SegReg::Cs).wrapping_add(rip) & 0xffff_ffff)
         };
-        let (code, have) = self.peek_code(at, self.fetch_access(), gpa)?;
+        let (code, have) = self.peek_code(at, self.fetch_access(), slots)?;
         let insn = self
             .arch
             .emulator
@@ -138,13 +140,6 @@ impl Running<'_> {
         let base = |s| segment::base(hw, s);
         insn.is_at(gpa, what.width(), mode, rip, |n| gpr(hw, n), base)
             .then_some((insn.length, what))
-    }
-
-    /// The counters of an emulated instruction.
-    #[inline]
-    fn count_emulation(&self) {
-        self.vcpu.stats.pf_emulate.inc();
-        self.vcpu.stats.insn_emulation.inc();
     }
 
     fn finish_load(&mut self, load: Load, length: u8, value: u64) {
