@@ -106,7 +106,11 @@ fn immediate_exit(t: &mut Tap, dev: &Device) -> Outcome {
         libc::EINTR,
     );
     let told = vcpu.shared().exit_reason;
-    t.eq("the exit that was completed is still told", told, KVM_EXIT_IO);
+    t.eq(
+        "the exit that was completed is still told",
+        told,
+        KVM_EXIT_IO,
+    );
     let r = vcpu.regs()?;
     t.eq("completes the IN", (r.rax & 0xff, r.rip), (0x5a, CODE + 2));
     vcpu.shared().immediate_exit = 0;
