@@ -26,6 +26,7 @@ enum {
 
 /* Pages. The address is in the direct map; 0 means that there is no memory. */
 unsigned long rkvm_alloc_zeroed_pages(u32 order);
+bool rkvm_page_is_compound(struct page *page);
 void rkvm_put_page(struct page *page);
 /* The end of KVM's use of a page of user memory: note what was done to it, give the reference back. */
 void rkvm_release_user_page(struct page *page, bool accessed, bool dirty);

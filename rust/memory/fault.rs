@@ -261,8 +261,11 @@ impl Mmu {
 
     /// The size of the page to map; `None` if a part of it is being changed by the host.
     fn level(&self, lock: &Guarded, r: &Request<'_>, page: &HostPage) -> Option<Level> {
+        if r.region.logs_dirty_pages() || !page.may_be_huge() {
+            return Some(Level::Page4K);
+        }
         let possible = fault_level(r.region, r.gfn, Level::Page1G, self.format.max_leaf);
-        if possible == Level::Page4K || !page.is_counted() {
+        if possible == Level::Page4K {
             return Some(Level::Page4K);
         }
         let host = match mapping_level(r.hva) {

@@ -19,6 +19,11 @@ unsigned long rkvm_alloc_zeroed_pages(u32 order)
 	return __get_free_pages(GFP_KERNEL_ACCOUNT | __GFP_ZERO, order);
 }
 
+bool rkvm_page_is_compound(struct page *page)
+{
+	return PageCompound(page);
+}
+
 void rkvm_put_page(struct page *page)
 {
 	put_page(page);
