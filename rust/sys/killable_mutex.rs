@@ -60,7 +60,9 @@ impl<T> KillableMutex<T> {
     #[inline]
     pub(crate) fn lock(&self) -> Result<Guard<'_, T>> {
         // SAFETY: The lock was initialised.
-        kernel::error::to_result(unsafe { bindings::rkvm_mutex_lock_killable(self.lock.get()) })?;
+        if unsafe { bindings::rkvm_mutex_lock_killable(self.lock.get()) } != 0 {
+            return Err(EINTR);
+        }
         Ok(Guard {
             lock: self,
             _not_send: NotThreadSafe,

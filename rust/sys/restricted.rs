@@ -11,11 +11,16 @@ use core::ffi::c_void;
 use kernel::{
     bindings as kb,
     prelude::*,
-    str::CStr,
-    sync::SetOnce, //
+    str::CStr, //
 };
 
-use super::bindings;
+use super::{
+    bindings,
+    module_static::{
+        Installed,
+        ModuleStatic, //
+    },
+};
 
 macro_rules! restricted {
     ($($(#[$doc:meta])* $name:ident: fn($($arg:ty),*) $(-> $ret:ty)?;)*) => {
@@ -111,10 +116,12 @@ impl Lookup {
     }
 }
 
-static RESTRICTED: SetOnce<Restricted> = SetOnce::new();
+static RESTRICTED: ModuleStatic<Restricted> = ModuleStatic::new();
 
 /// Proof that the restricted functions were found; drop it on unload.
-pub(crate) struct Resolved(());
+pub(crate) struct Resolved {
+    _functions: Installed<Restricted>,
+}
 
 impl Resolved {
     /// Finds all of them. ENOENT, with the names in the log, if the kernel lacks one.
@@ -125,8 +132,9 @@ impl Resolved {
             bindings::rkvm_set_entry_from_kvm(Some(r.x86_entry_from_kvm));
             bindings::rkvm_set_switch_fpu_return(Some(r.switch_fpu_return));
         }
-        RESTRICTED.populate(r);
-        Ok(Self(()))
+        Ok(Self {
+            _functions: RESTRICTED.install(r),
+        })
     }
 }
 
@@ -144,6 +152,5 @@ impl Drop for Resolved {
 /// Only called by code that a loaded module reaches: the module's init makes [`Resolved`] before anything else.
 #[inline]
 pub(super) fn restricted() -> &'static Restricted {
-    // SAFETY: Populated before anything that calls this was registered, see above.
-    unsafe { RESTRICTED.as_ref().unwrap_unchecked() }
+    &RESTRICTED
 }
