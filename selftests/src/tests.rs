@@ -48,6 +48,7 @@ mod split_irqchip;
 mod state_cpu;
 mod state_vm;
 mod stats;
+mod syscall_msrs;
 mod task_priority;
 mod two_vms;
 
@@ -122,6 +123,7 @@ tests! {
     lapic_timer: "one-shot, periodic, TSC deadline",
     pit: "PIT and PIC",
     smp: "INIT and SIPI, interrupts between two vCPUs",
+    syscall_msrs: "the MSRs of SYSCALL and TSC_AUX, two guests and the host in turn",
     two_vms: "two VMs in turn and in two threads",
     state_cpu: "vCPU state ioctls read back",
     state_vm: "IRQCHIP, PIT2 and CLOCK read back",
