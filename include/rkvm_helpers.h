@@ -6,6 +6,8 @@
 #ifndef RKVM_HELPERS_H
 #define RKVM_HELPERS_H
 
+#include <linux/entry-virt.h>
+#include <linux/thread_info.h>
 #include <linux/types.h>
 
 struct file_operations;
@@ -14,19 +16,24 @@ struct mm_struct;
 
 /* Preemption and interrupts. */
 void rkvm_preempt_disable(void);
+u32 rkvm_get_cpu(void);
 void rkvm_preempt_enable(void);
 void rkvm_local_irq_disable(void);
 void rkvm_local_irq_enable(void);
 bool rkvm_irqs_disabled(void);
 void rkvm_interrupt_window(void);
 bool rkvm_guest_entry_work_pending(void);
+u64 rkvm_disable_irqs_for_guest(void);
 void rkvm_guest_entry_begin(void);
 void rkvm_guest_entry_end(void);
 bool rkvm_signal_pending(void);
 void rkvm_set_signal_mask(u64 mask, u64 *old);
 u32 rkvm_online_cpus(void);
 u32 rkvm_smp_processor_id(void);
-bool rkvm_need_fpu_load(void);
+
+/* Flags of a task: its FPU registers are not loaded; something else is to be done before it enters a guest. */
+static const u64 RKVM_TASK_NEEDS_FPU = _TIF_NEED_FPU_LOAD;
+static const u64 RKVM_TASK_HAS_WORK = XFER_TO_GUEST_MODE_WORK;
 
 /* A mutex whose waiters can be killed. */
 struct mutex;
@@ -64,7 +71,7 @@ struct rkvm_user_segments {
 	u16 fs, gs, ds, es, ldt;
 };
 void rkvm_save_user_segments(struct rkvm_user_segments *segments);
-void rkvm_restore_user_segments(const struct rkvm_user_segments *segments);
+void rkvm_restore_user_segments(const struct rkvm_user_segments *segments, u64 gdt_base);
 
 /* Debug registers. */
 bool rkvm_hw_breakpoint_active(void);

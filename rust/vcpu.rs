@@ -299,6 +299,7 @@ impl Vcpu {
     /// Runs `f` with the vCPU locked and loaded on this thread.
     ///
     /// EINTR if the thread is killed while another one has the vCPU.
+    #[inline]
     pub(crate) fn with<R>(&self, vm: &Vm, f: impl FnOnce(Running<'_>) -> Result<R>) -> Result<R> {
         let mut guard = self.state.lock()?;
         let State { vmcs, fpu, arch } = &mut *guard;

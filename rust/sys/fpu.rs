@@ -51,6 +51,14 @@ impl GuestXState {
         }
     }
 
+    /// `self`, if entry and exit have something to switch.
+    #[inline]
+    pub(super) fn if_different(self) -> Option<Self> {
+        let different =
+            self.xcr0 != self.host_xcr0 || self.xss != self.host_xss || self.switch_pkru;
+        different.then_some(self)
+    }
+
     /// Loads the guest's registers. Interrupts are off. `pkru` is the guest's; the host's is returned.
     #[inline]
     pub(super) fn load_guest(&self, pkru: u32) -> u32 {

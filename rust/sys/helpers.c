@@ -29,6 +29,12 @@ void rkvm_preempt_disable(void)
 	preempt_disable();
 }
 
+/* Preemption off. Gives the CPU. */
+u32 rkvm_get_cpu(void)
+{
+	return get_cpu();
+}
+
 void rkvm_preempt_enable(void)
 {
 	preempt_enable();
@@ -62,6 +68,13 @@ bool rkvm_guest_entry_work_pending(void)
 	return __xfer_to_guest_mode_work_pending();
 }
 
+/* Interrupts off. Gives the flags of the task, of which RKVM_TASK_* are bits. */
+u64 rkvm_disable_irqs_for_guest(void)
+{
+	local_irq_disable();
+	return read_thread_flags();
+}
+
 /* The last steps with interrupts off before the guest, once for each time that they are off. */
 void rkvm_guest_entry_begin(void)
 {
@@ -69,9 +82,12 @@ void rkvm_guest_entry_begin(void)
 	guest_timing_enter_irqoff();
 }
 
+/* The way back: interrupts and preemption on. */
 void rkvm_guest_entry_end(void)
 {
 	guest_timing_exit_irqoff();
+	local_irq_enable();
+	preempt_enable();
 }
 
 bool rkvm_signal_pending(void)
@@ -99,11 +115,6 @@ u32 rkvm_online_cpus(void)
 u32 rkvm_smp_processor_id(void)
 {
 	return raw_smp_processor_id();
-}
-
-bool rkvm_need_fpu_load(void)
-{
-	return test_thread_flag(TIF_NEED_FPU_LOAD);
 }
 
 void rkvm_mutex_init(struct mutex *lock, const char *name, struct lock_class_key *key)
@@ -210,33 +221,35 @@ void rkvm_save_user_segments(struct rkvm_user_segments *segments)
 	savesegment(ds, segments->ds);
 	savesegment(es, segments->es);
 	store_ldt(segments->ldt);
-	rdmsrq(MSR_FS_BASE, segments->fs_base);
-	rdmsrq(MSR_KERNEL_GS_BASE, segments->kernel_gs_base);
+	segments->fs_base = x86_fsbase_read_cpu();
+	segments->kernel_gs_base = native_rdmsrq(MSR_KERNEL_GS_BASE);
 }
 
 /*
  * Preemption is off. An exit loads null or kernel selectors, the bases of FS and GS, and the largest limits for TR and
- * the GDT; what user space and the kernel had before is put back here.
+ * the GDT; what user space and the kernel had before is put back here. @gdt_base is where this CPU has its GDT. The
+ * base of FS is back already, by HOST_FS_BASE, unless loading a selector replaces it.
  */
-void rkvm_restore_user_segments(const struct rkvm_user_segments *segments)
+void rkvm_restore_user_segments(const struct rkvm_user_segments *segments, u64 gdt_base)
 {
 	struct desc_ptr gdt = {
 		.size = GDT_SIZE - 1,
-		.address = (unsigned long)get_cpu_gdt_ro(raw_smp_processor_id()),
+		.address = gdt_base,
 	};
 
 	if (segments->ldt)
 		asm volatile("lldt %0" : : "m" (segments->ldt));
 	if (segments->gs)
 		load_gs_index(segments->gs);
-	if (segments->fs)
+	if (segments->fs) {
 		loadsegment(fs, segments->fs);
+		x86_fsbase_write_cpu(segments->fs_base);
+	}
 	if (segments->ds | segments->es) {
 		loadsegment(ds, segments->ds);
 		loadsegment(es, segments->es);
 	}
-	wrmsrq(MSR_FS_BASE, segments->fs_base);
-	wrmsrq(MSR_KERNEL_GS_BASE, segments->kernel_gs_base);
+	native_wrmsrq(MSR_KERNEL_GS_BASE, segments->kernel_gs_base);
 	/*
 	 * TR is loaded again on the way to user space if the task uses I/O ports. Not invalidate_tss_limit(), which does
 	 * so at once: what it is made of is exported to C KVM only, unless the kernel can be a guest of Xen.

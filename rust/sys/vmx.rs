@@ -27,4 +27,7 @@ pub(crate) use ops::{
     invept_single,
     invvpid_single, //
 };
-pub(crate) use user_return::UserReturnMsr;
+pub(crate) use user_return::{
+    UserReturnMsr,
+    UserReturnMsrs, //
+};

@@ -35,7 +35,10 @@ use super::{
     requests::Request,
     Running, //
 };
-use crate::host::host;
+use crate::{
+    host::host,
+    sys::vmx::UserReturnMsrs, //
+};
 
 /// Access-rights bits of a code segment.
 const AR_L: u32 = 1 << 13;
@@ -311,6 +314,18 @@ impl Running<'_> {
             value
         };
         self.hw.write(GUEST_IA32_EFER, hw);
+        self.update_user_return_msrs();
+    }
+
+    /// Which MSRs the guest can make use of without an exit: without EFER.SCE in 64-bit mode there is no SYSCALL, and
+    /// without RDTSCP and RDPID nothing reads TSC_AUX.
+    pub(crate) fn update_user_return_msrs(&self) {
+        let syscall = efer::LMA | efer::SCE;
+        self.hw.set_user_return_needed(
+            UserReturnMsrs::NONE
+                .with(UserReturnMsrs::SYSCALL, self.arch.efer & syscall == syscall)
+                .with(UserReturnMsrs::TSC_AUX, self.arch.shape().rdtscp),
+        );
     }
 
     /// WRMSR of EFER by the guest: LMA is not writable, and LME not while paging is on.

@@ -106,6 +106,7 @@ impl Running<'_> {
         self.update_dynamic_cpuid();
         self.write_controls_for_shape();
         self.update_msr_bitmap();
+        self.update_user_return_msrs();
         self.apic_follows_cpuid();
         // The guest/host mask of CR4 depends on the bits that the guest has.
         let cr4 = self.read_cr4();

@@ -53,8 +53,12 @@ impl VcpuFile {
 impl FileOps for VcpuFile {
     const NAME: &'static CStr = c"kvm-vcpu";
 
+    #[inline]
     fn ioctl(this: ArcBorrow<'_, Self>, _file: &File, cmd: u32, arg: UserArg) -> Result<usize> {
         this.vm.check_owner()?;
+        if cmd == nr::KVM_RUN {
+            return this.vcpu.with(&this.vm, |mut r| r.user_runs(arg));
+        }
         if cmd == nr::KVM_GET_STATS_FD {
             let (creator, id) = (this.vm.creator, this.vcpu.id);
             return StatsFile::open(this.vcpu.clone(), fmt!("kvm-{creator}/vcpu-{id}"));
@@ -95,15 +99,19 @@ fn from_old([function, eax, ebx, ecx, edx, _]: OldCpuidEntry) -> CpuidEntry {
 }
 
 impl Running<'_> {
+    /// KVM_RUN.
+    #[inline]
+    fn user_runs(&mut self, arg: UserArg) -> Result<usize> {
+        if arg.value() != 0 {
+            return Err(EINVAL);
+        }
+        let _mask = self.arch.signal_mask.as_ref().map(SignalMask::activate);
+        self.run()
+    }
+
+    /// All others.
     fn ioctl(&mut self, cmd: u32, arg: UserArg) -> Result<usize> {
         match cmd {
-            nr::KVM_RUN => {
-                if arg.value() != 0 {
-                    return Err(EINVAL);
-                }
-                let _mask = self.arch.signal_mask.as_ref().map(SignalMask::activate);
-                self.run()
-            }
             nr::KVM_GET_REGS => arg.write(&self.regs()).map(|()| 0),
             nr::KVM_SET_REGS => {
                 let regs = arg.read()?;

@@ -81,12 +81,11 @@ impl Running<'_> {
     ///
     /// EINTR for a signal or `immediate_exit`; EIO after a bug of rkvm's own; EAGAIN if the vCPU waits for INIT and SIPI
     /// and was woken up.
+    #[inline]
     pub(crate) fn run(&mut self) -> Result<usize> {
         // Looked at once: what another thread writes from now on comes with a signal.
         let wants_to_run = !self.vcpu.run.immediate_exit();
-        self.fpu.load();
         let result = self.run_inner(wants_to_run);
-        self.fpu.unload();
         self.publish_status();
         match result {
             // A call that only completes an exit leaves its reason to be read.
@@ -109,13 +108,30 @@ impl Running<'_> {
         if !self.has_kernel_apic() {
             self.set_cr8(self.vcpu.run.cr8()).map_err(|_| EINVAL)?;
         }
-        if self.complete()? == Flow::ToUser {
+        if self.arch.completion == Completion::Emulator {
+            // Its instruction may be one of the vector registers'.
+            return self.with_guest_fpu(|r| match r.complete()? {
+                Flow::ToUser => Ok(0),
+                Flow::Resume if !wants_to_run => Err(EINTR),
+                Flow::Resume => r.run_guest(),
+            });
+        }
+        if self.arch.completion != Completion::None && self.complete()? == Flow::ToUser {
             return Ok(0);
         }
         if !wants_to_run {
             return Err(EINTR);
         }
-        self.run_guest()
+        self.with_guest_fpu(Self::run_guest)
+    }
+
+    /// Runs `f` with the guest's FPU state in the registers.
+    #[inline]
+    fn with_guest_fpu<R>(&mut self, f: impl FnOnce(&mut Self) -> R) -> R {
+        self.fpu.load();
+        let result = f(self);
+        self.fpu.unload();
+        result
     }
 
     /// Finishes what the last exit to user space left open.
@@ -183,9 +199,9 @@ impl Running<'_> {
         self.prepare_step();
         let result = {
             let hw = self.hw;
-            let mut guard = hw.begin_entry(self.arch.xstate);
-            self.vcpu.requests.enter_guest_mode(cpu::current());
-            if self.vcpu.requests.any() || guard.work_pending() {
+            let mut guard = hw.begin_entry(&self.arch.xstate);
+            self.vcpu.requests.enter_guest_mode(guard.cpu());
+            if self.vcpu.requests.any() || guard.work_was_pending() {
                 self.vcpu.requests.leave_guest_mode();
                 // What was to be injected stays in its slot and is written again.
                 self.vcpu.requests.set_own(Request::Event);

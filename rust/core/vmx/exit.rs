@@ -23,7 +23,7 @@ macro_rules! exit_reasons {
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
             /// The reason with this number; `None` if the SDM leaves the number free.
-            #[inline]
+            #[inline(always)]
             pub const fn from_raw(raw: u16) -> Option<Self> {
                 match raw {
                     $($n => Some(Self::$name),)*

@@ -40,7 +40,10 @@ use rkvm_core::vmx::{
 use super::{
     ops,
     percpu,
-    user_return::UserReturnMsr,
+    user_return::{
+        UserReturnMsr,
+        UserReturnMsrs, //
+    },
     HwEnabled, //
 };
 use crate::sys::{
@@ -64,11 +67,17 @@ pub(super) struct Inner {
     pub(super) entry: bindings::rkvm_entry,
     segments: bindings::rkvm_user_segments,
     guest_kernel_gs_base: u64,
-    pub(super) user_return: [u64; UserReturnMsr::COUNT],
+    user_return: [u64; UserReturnMsr::COUNT],
+    /// Which of them the guest can make use of.
+    user_return_needed: UserReturnMsrs,
     /// The guest's KERNEL_GS_BASE and user-return MSRs are in the registers.
     guest_loaded: bool,
     /// The VMCS was loaded on another CPU than before, or for the first time.
     migrated: bool,
+    /// Where the GDT of the CPU in `cpu` is.
+    host_gdtr_base: u64,
+    /// What HOST_FS_BASE holds.
+    host_fs_base: u64,
     pub(super) host_cr3: u64,
     pub(super) host_cr4: u64,
     /// The guest's PKRU, except between begin and end of an entry that switches it.
@@ -112,8 +121,11 @@ impl VmcsContext {
                     segments: bindings::rkvm_user_segments::default(),
                     guest_kernel_gs_base: 0,
                     user_return: [0; UserReturnMsr::COUNT],
+                    user_return_needed: UserReturnMsrs::NONE,
                     guest_loaded: false,
                     migrated: true,
+                    host_gdtr_base: 0,
+                    host_fs_base: 0,
                     host_cr3: 0,
                     host_cr4: 0,
                     pkru: 0,
@@ -136,9 +148,9 @@ impl VmcsContext {
         // SAFETY: `inner` is pinned and stays until `Loaded` unregisters the notifier; `&mut self` makes it ours.
         unsafe {
             (*inner).notifier.ops = core::ptr::from_ref(&NOTIFIER_OPS.0).cast_mut();
-            bindings::rkvm_preempt_disable();
+            let cpu = bindings::rkvm_get_cpu();
             bindings::preempt_notifier_register(addr_of_mut!((*inner).notifier));
-            Inner::load_here(inner);
+            Inner::load_here(inner, cpu);
             bindings::rkvm_preempt_enable();
         }
         Loaded {
@@ -171,15 +183,32 @@ impl Drop for VmcsContext {
 }
 
 impl Inner {
-    /// Makes the VMCS current on this CPU. Preemption is off.
+    /// Makes the VMCS current on this CPU, which is `cpu`. Preemption is off.
     ///
     /// # Safety
     ///
     /// `this` is valid and being loaded by this thread, with preemption off.
-    unsafe fn load_here(this: *mut Self) {
+    #[inline]
+    unsafe fn load_here(this: *mut Self, cpu: u32) {
         // SAFETY: By the rules at the top of the file; `this` is loaded by this thread.
         unsafe {
-            let cpu = bindings::rkvm_smp_processor_id();
+            let here = (*this).cpu.load(Ordering::Relaxed) == cpu as i32;
+            let current = *percpu::of(cpu).current.get() == (*this).vmcs.0;
+            if !here || !current || (*this).migrated {
+                Self::load_here_slow(this, cpu);
+            }
+        }
+    }
+
+    /// The VMCS is not current here, or host state of this CPU not in it.
+    ///
+    /// # Safety
+    ///
+    /// As for `load_here`.
+    #[inline(never)]
+    unsafe fn load_here_slow(this: *mut Self, cpu: u32) {
+        // SAFETY: By the rules at the top of the file; `this` is loaded by this thread.
+        unsafe {
             let local = percpu::of(cpu);
             if (*this).cpu.load(Ordering::Relaxed) != cpu as i32 {
                 Self::clear(this);
@@ -228,6 +257,7 @@ impl Inner {
         write(HOST_IA32_SYSENTER_ESP::ENCODING, host.sysenter_esp);
         // SAFETY: Loaded by this thread.
         unsafe {
+            (*this).host_gdtr_base = host.gdtr_base;
             (*this).host_cr3 = 0;
             (*this).host_cr4 = 0;
         }
@@ -277,19 +307,19 @@ impl Inner {
         }
     }
 
-    /// Displaces what user space has in the registers by what the guest has. Preemption is off.
+    /// Displaces what user space has in the registers by what the guest has. Preemption is off on `cpu`, which is this.
     ///
     /// # Safety
     ///
     /// `this` is loaded by this thread, with preemption off.
     #[inline]
-    pub(super) unsafe fn load_guest_registers(this: *mut Self) {
+    pub(super) unsafe fn load_guest_registers(this: *mut Self, cpu: u32) {
         // SAFETY: Loaded by this thread.
         unsafe {
             if (*this).guest_loaded {
                 return;
             }
-            Self::load_guest_registers_slow(this);
+            Self::load_guest_registers_slow(this, cpu);
         }
     }
 
@@ -298,15 +328,35 @@ impl Inner {
     /// # Safety
     ///
     /// As for `load_guest_registers`.
-    unsafe fn load_guest_registers_slow(this: *mut Self) {
+    unsafe fn load_guest_registers_slow(this: *mut Self, cpu: u32) {
         // SAFETY: Loaded by this thread, preemption is off.
         unsafe {
             bindings::rkvm_save_user_segments(addr_of_mut!((*this).segments));
+            let fs_base = (*this).segments.fs_base;
+            if (*this).host_fs_base != fs_base {
+                (*this).host_fs_base = fs_base;
+                ops::vmwrite(HOST_FS_BASE::ENCODING.into(), fs_base);
+            }
             msr::write(MSR_KERNEL_GS_BASE, (*this).guest_kernel_gs_base);
-            percpu::this()
-                .user_return
-                .load(&*ptr::addr_of!((*this).user_return));
+            Self::load_user_return_msrs(this, cpu);
             (*this).guest_loaded = true;
+        }
+    }
+
+    /// Loads those MSRs that only user space would miss. Preemption is off on `cpu`, which is this.
+    ///
+    /// # Safety
+    ///
+    /// As for `load_guest_registers`.
+    #[inline]
+    unsafe fn load_user_return_msrs(this: *mut Self, cpu: u32) {
+        // SAFETY: Loaded by this thread, preemption is off.
+        unsafe {
+            let needed = (*this).user_return_needed;
+            if needed != UserReturnMsrs::NONE {
+                let values = &*ptr::addr_of!((*this).user_return);
+                percpu::of(cpu).user_return.load(values, needed);
+            }
         }
     }
 
@@ -323,7 +373,10 @@ impl Inner {
             }
             (*this).guest_loaded = false;
             (*this).guest_kernel_gs_base = msr::read(MSR_KERNEL_GS_BASE);
-            bindings::rkvm_restore_user_segments(ptr::addr_of!((*this).segments));
+            bindings::rkvm_restore_user_segments(
+                ptr::addr_of!((*this).segments),
+                (*this).host_gdtr_base,
+            );
         }
     }
 }
@@ -348,9 +401,9 @@ unsafe extern "C" fn clear_remote(this: *mut c_void) {
 /// # Safety
 ///
 /// `notifier` is the field of an `Inner` that this thread has loaded.
-unsafe extern "C" fn sched_in(notifier: *mut bindings::preempt_notifier, _cpu: i32) {
+unsafe extern "C" fn sched_in(notifier: *mut bindings::preempt_notifier, cpu: i32) {
     // SAFETY: The notifier is the one inside a loaded `Inner`; preemption is off.
-    unsafe { Inner::load_here(kernel::container_of!(notifier, Inner, notifier)) };
+    unsafe { Inner::load_here(kernel::container_of!(notifier, Inner, notifier), cpu as u32) };
 }
 
 /// The thread loses its CPU.
@@ -509,14 +562,29 @@ impl Loaded<'_> {
 
     /// Sets an MSR that is switched on the way to user space. The value is one that the register takes.
     pub(crate) fn set_user_return_msr(&self, which: UserReturnMsr, value: u64) {
+        // SAFETY: Loaded by this thread.
+        unsafe { (*self.inner).user_return[which as usize] = value };
+        self.reload_user_return_msrs();
+    }
+
+    /// Sets which of these MSRs the guest can make use of. The others keep the host's values.
+    pub(crate) fn set_user_return_needed(&self, needed: UserReturnMsrs) {
+        // SAFETY: Loaded by this thread.
+        unsafe {
+            if (*self.inner).user_return_needed == needed {
+                return;
+            }
+            (*self.inner).user_return_needed = needed;
+        }
+        self.reload_user_return_msrs();
+    }
+
+    fn reload_user_return_msrs(&self) {
         // SAFETY: As above, paired.
         unsafe {
-            bindings::rkvm_preempt_disable();
-            (*self.inner).user_return[which as usize] = value;
+            let cpu = bindings::rkvm_get_cpu();
             if (*self.inner).guest_loaded {
-                percpu::this()
-                    .user_return
-                    .load(&*ptr::addr_of!((*self.inner).user_return));
+                Inner::load_user_return_msrs(self.inner, cpu);
             }
             bindings::rkvm_preempt_enable();
         }

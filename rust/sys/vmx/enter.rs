@@ -39,8 +39,10 @@ pub(crate) enum EntryResult {
 /// Preemption and interrupts are off, the guest's MSRs, XCR0, PKRU and FPU registers are loaded.
 pub(crate) struct EntryGuard<'a, 'b> {
     loaded: &'b Loaded<'a>,
-    xstate: GuestXState,
+    xstate: Option<GuestXState>,
     host_pkru: u32,
+    cpu: u32,
+    work: bool,
     irq: Option<u32>,
     machine_check: bool,
     _thread: NotThreadSafe,
@@ -49,23 +51,30 @@ pub(crate) struct EntryGuard<'a, 'b> {
 impl<'a> Loaded<'a> {
     /// Turns preemption and interrupts off and loads what the guest needs in registers.
     #[inline]
-    pub(crate) fn begin_entry<'b>(&'b self, xstate: GuestXState) -> EntryGuard<'a, 'b> {
+    pub(crate) fn begin_entry<'b>(&'b self, xstate: &GuestXState) -> EntryGuard<'a, 'b> {
         // SAFETY: Paired with the drop of the guard; the context is loaded by this thread.
-        unsafe {
-            bindings::rkvm_preempt_disable();
-            Inner::load_guest_registers(self.inner);
-            bindings::rkvm_local_irq_disable();
+        let (cpu, flags) = unsafe {
+            let cpu = bindings::rkvm_get_cpu();
+            Inner::load_guest_registers(self.inner, cpu);
+            let flags = bindings::rkvm_disable_irqs_for_guest();
             // With the host's XCR0 and IA32_XSS still in place: XRSTORS takes no state outside them.
-            if bindings::rkvm_need_fpu_load() {
+            if flags & bindings::RKVM_TASK_NEEDS_FPU != 0 {
                 (restricted().switch_fpu_return)();
             }
-        }
-        // SAFETY: Loaded by this thread.
-        let host_pkru = xstate.load_guest(unsafe { (*self.inner).pkru });
+            (cpu, flags)
+        };
+        let xstate = xstate.if_different();
+        let host_pkru = match &xstate {
+            // SAFETY: Loaded by this thread.
+            Some(xstate) => xstate.load_guest(unsafe { (*self.inner).pkru }),
+            None => 0,
+        };
         EntryGuard {
             loaded: self,
             xstate,
             host_pkru,
+            cpu,
+            work: flags & bindings::RKVM_TASK_HAS_WORK != 0,
             irq: None,
             machine_check: false,
             _thread: NotThreadSafe,
@@ -74,6 +83,19 @@ impl<'a> Loaded<'a> {
 }
 
 impl EntryGuard<'_, '_> {
+    /// The CPU, which stays the same as long as the guard.
+    #[inline]
+    pub(crate) fn cpu(&self) -> u32 {
+        self.cpu
+    }
+
+    /// Whether a signal, a reschedule or other work waited for this task when interrupts went off. What comes later
+    /// comes with an interrupt, if it can't wait.
+    #[inline]
+    pub(crate) fn work_was_pending(&self) -> bool {
+        self.work
+    }
+
     /// Last preparations after which only [`EntryGuard::enter`] follows: accounting, the host's page table.
     ///
     /// `breakpoints`: DR0 to DR3, if the guest or its debugger has a breakpoint enabled.
@@ -163,9 +185,11 @@ impl EntryGuard<'_, '_> {
 impl Drop for EntryGuard<'_, '_> {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: Loaded by this thread; nobody else refers to the field.
-        let guest_pkru = unsafe { &mut *addr_of_mut!((*self.loaded.inner).pkru) };
-        self.xstate.load_host(self.host_pkru, guest_pkru);
+        if let Some(xstate) = &self.xstate {
+            // SAFETY: Loaded by this thread; nobody else refers to the field.
+            let guest_pkru = unsafe { &mut *addr_of_mut!((*self.loaded.inner).pkru) };
+            xstate.load_host(self.host_pkru, guest_pkru);
+        }
         // SAFETY: Paired with `begin_entry`; the vector comes from the exit that acknowledged it.
         unsafe {
             if self.machine_check {
@@ -176,8 +200,6 @@ impl Drop for EntryGuard<'_, '_> {
             }
             debug_registers::restore();
             bindings::rkvm_guest_entry_end();
-            bindings::rkvm_local_irq_enable();
-            bindings::rkvm_preempt_enable();
         }
     }
 }

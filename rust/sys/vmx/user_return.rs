@@ -35,6 +35,28 @@ impl UserReturnMsr {
         [0xc000_0081, 0xc000_0082, 0xc000_0084, 0xc000_0103];
 }
 
+/// A set of these MSRs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UserReturnMsrs(u8);
+
+impl UserReturnMsrs {
+    /// None.
+    pub(crate) const NONE: Self = Self(0);
+    /// Those of SYSCALL.
+    pub(crate) const SYSCALL: Self = Self(
+        1 << UserReturnMsr::Star as u8
+            | 1 << UserReturnMsr::Lstar as u8
+            | 1 << UserReturnMsr::Fmask as u8,
+    );
+    /// IA32_TSC_AUX.
+    pub(crate) const TSC_AUX: Self = Self(1 << UserReturnMsr::TscAux as u8);
+
+    /// `self`, and `other` if `present`.
+    pub(crate) const fn with(self, other: Self, present: bool) -> Self {
+        Self(self.0 | if present { other.0 } else { 0 })
+    }
+}
+
 struct Slot {
     host: u64,
     current: u64,
@@ -80,18 +102,23 @@ impl UserReturn {
         }
     }
 
-    /// Loads guest values. Preemption is off, on this CPU.
+    /// Loads the guest values that are `needed`. Preemption is off, on this CPU.
     #[inline]
-    pub(super) fn load(&self, values: &[u64; UserReturnMsr::COUNT]) {
+    pub(super) fn load(&self, values: &[u64; UserReturnMsr::COUNT], needed: UserReturnMsrs) {
         // SAFETY: Own CPU; the notifier runs with interrupts off on the way to user space, not in between.
         let s = unsafe { &mut *self.0.get() };
+        let mut changed = false;
+        let mut left = needed.0;
         for ((slot, value), number) in s.slots.iter_mut().zip(values).zip(UserReturnMsr::NUMBERS) {
-            if slot.current != *value && slot.present {
+            if left & 1 != 0 && slot.current != *value && slot.present {
                 msr::write(number, *value);
                 slot.current = *value;
+                changed = true;
             }
+            left >>= 1;
         }
-        if !s.registered {
+        // What differs from the host's already was loaded together with a registration that still stands.
+        if changed && !s.registered {
             s.registered = true;
             // SAFETY: The notifier lives as long as the module, and is registered once on this CPU.
             unsafe { bindings::user_return_notifier_register(&mut s.notifier) };

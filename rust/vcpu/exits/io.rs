@@ -23,46 +23,51 @@ use crate::{
 };
 
 impl Running<'_> {
-    /// A port that a device in the kernel answers for.
+    /// A port that a device in the kernel answers for, or else user space. The string forms are left.
     pub(super) fn fast_io(&mut self) -> Fast {
         let io = IoAccess::decode(self.hw.read(EXIT_QUALIFICATION));
         if io.string {
             return Fast::Leave;
         }
+        self.vcpu.stats.io_exits.inc();
         if io.input {
             match self.port_read(io.port, io.size) {
                 Some(value) => set_accumulator(self, io.size, value),
-                None => return Fast::Leave,
+                None => return self.user_port_in(io.port, io.size),
             }
-        } else if !self.port_write(io.port, io.size, accumulator(self, io.size)) {
-            return Fast::Leave;
+        } else {
+            let value = accumulator(self, io.size);
+            if !self.port_write(io.port, io.size, value) {
+                return self.user_port_out(io.port, io.size, value);
+            }
         }
-        self.vcpu.stats.io_exits.inc();
         self.instruction_retires();
         Fast::Handled
     }
 
-    /// A port that user space answers for. The devices in the kernel were asked already.
+    /// An IN that user space answers.
+    fn user_port_in(&mut self, port: u16, size: u8) -> Fast {
+        self.arch.events.injected = None;
+        self.arch.completion = Completion::PortIn { port, size };
+        self.vcpu.run.set_io(false, size, port, 1);
+        Fast::ToUser
+    }
+
+    /// An OUT that user space takes.
+    fn user_port_out(&mut self, port: u16, size: u8, value: u32) -> Fast {
+        self.arch.events.injected = None;
+        self.arch.completion = Completion::PortOut {
+            rip: self.hw.read(GUEST_RIP),
+        };
+        self.vcpu.run.set_pio_value(size, value);
+        self.vcpu.run.set_io(true, size, port, 1);
+        Fast::ToUser
+    }
+
+    /// The string forms.
     pub(super) fn exit_io(&mut self) -> Result<Flow> {
-        let io = IoAccess::decode(self.hw.read(EXIT_QUALIFICATION));
         self.vcpu.stats.io_exits.inc();
-        if io.string {
-            return self.emulate(Operand::Unknown);
-        }
-        if io.input {
-            self.arch.completion = Completion::PortIn {
-                port: io.port,
-                size: io.size,
-            };
-        } else {
-            let value = accumulator(self, io.size);
-            self.vcpu.run.set_pio_value(io.size, value);
-            self.arch.completion = Completion::PortOut {
-                rip: self.hw.read(GUEST_RIP),
-            };
-        }
-        self.vcpu.run.set_io(!io.input, io.size, io.port, 1);
-        Ok(Flow::ToUser)
+        self.emulate(Operand::Unknown)
     }
 }
 
