@@ -97,6 +97,7 @@ extern bool rkvm_param_eptad;
 extern bool rkvm_param_unrestricted_guest;
 extern bool rkvm_param_preemption_timer;
 extern bool rkvm_param_vpid;
+extern bool rkvm_param_pml;
 extern bool rkvm_param_flexpriority;
 extern bool rkvm_param_fasteoi;
 extern uint rkvm_param_ple_gap;

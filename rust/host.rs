@@ -178,9 +178,9 @@ fn negotiation_params() -> Params {
         ple_window: params::ple_window(),
         preemption_timer: params::preemption_timer(),
         flexpriority: params::flexpriority(),
+        pml: params::pml(),
         // Not used yet; what is off here is off in every VMCS.
         enable_apicv: false,
-        pml: false,
         vnmi: true,
     }
 }

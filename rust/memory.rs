@@ -18,7 +18,10 @@ mod walk;
 
 use core::{
     ops::Deref,
-    sync::atomic::AtomicU64, //
+    sync::atomic::{
+        AtomicU32,
+        AtomicU64, //
+    },
 };
 
 use kernel::{
@@ -156,6 +159,8 @@ pub(crate) struct Mmu {
     ept_pointer: u64,
     mmio: MmioFormat,
     apic_access: ApicAccess,
+    /// Slots that log writes. Changed with the slots.
+    logging_slots: AtomicU32,
     vcpus: Arc<Vcpus>,
     /// Counters for KVM_GET_STATS_FD.
     pub(crate) stats: VmStats,
@@ -188,6 +193,7 @@ impl Mmu {
                 ept_pointer: pointer,
                 mmio: MmioFormat::new(l1tf_cache_bits()),
                 apic_access: ApicAccess::new(),
+                logging_slots: AtomicU32::new(0),
                 vcpus,
                 stats,
             }),

@@ -15,6 +15,7 @@ mod invalid_state;
 pub(crate) mod ioctl;
 pub(crate) mod msr;
 pub(crate) mod platform;
+pub(crate) mod pml;
 pub(crate) mod real_mode;
 pub(crate) mod requests;
 pub(crate) mod run;
@@ -92,6 +93,15 @@ fn vpid() -> Option<vpid::Vpid> {
         vpid::Vpid::allocate()
     } else {
         None
+    }
+}
+
+/// A page for the log of writes, if the host has that. ENOMEM.
+fn pml_page() -> Result<Option<TablePage>> {
+    if host().vmcs.features.pml {
+        TablePage::new().map(Some)
+    } else {
+        Ok(None)
     }
 }
 
@@ -181,6 +191,8 @@ pub(crate) struct Arch {
     pub(crate) msr_bitmap: TablePage,
     /// The guest has written IA32_SPEC_CTRL.
     pub(crate) spec_ctrl_used: bool,
+    /// Where the processor logs writes, if it does that.
+    pub(crate) pml: Option<TablePage>,
     /// The TLB tag; none when all are in use.
     pub(crate) vpid: Option<vpid::Vpid>,
     /// The instruction emulator; taken out while it runs.
@@ -268,6 +280,7 @@ impl Vcpu {
                 msrs: GuestMsrs::new(host().arch_capabilities),
                 msr_bitmap: TablePage::new()?,
                 spec_ctrl_used: false,
+                pml: pml_page()?,
                 vpid: vpid(),
                 emulator: Some(KBox::new(Emulator::new(), GFP_KERNEL_ACCOUNT)?),
                 emulator_exit: None,
@@ -290,6 +303,7 @@ impl Vcpu {
         vcpu.with(vm, |mut r| {
             r.set_up();
             r.set_up_virtual_apic()?;
+            r.set_up_pml();
             r.set_up_timer();
             Ok(())
         })?;

@@ -12,6 +12,7 @@ pub mod exit;
 pub mod fields;
 pub mod guest_state;
 pub mod negotiate;
+pub mod pml;
 pub mod real_mode;
 pub mod registers;
 pub mod segment;

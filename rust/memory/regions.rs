@@ -157,6 +157,7 @@ impl Mmu {
         };
         let old = retired.wait();
         self.uncover(change);
+        self.count_logging(change);
         let mut spare = replacement.unwrap_or(old);
         // There is room, as there was in the other copy.
         spare.apply(change, log)?;

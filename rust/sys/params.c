@@ -23,6 +23,10 @@ bool rkvm_param_vpid = true;
 module_param_named(vpid, rkvm_param_vpid, bool, 0444);
 MODULE_PARM_DESC(vpid, "Tag the TLB by virtual processor");
 
+bool rkvm_param_pml = true;
+module_param_named(pml, rkvm_param_pml, bool, 0444);
+MODULE_PARM_DESC(pml, "Let the processor log which pages a guest writes");
+
 bool rkvm_param_flexpriority = true;
 module_param_named(flexpriority, rkvm_param_flexpriority, bool, 0444);
 MODULE_PARM_DESC(flexpriority, "Let the processor virtualize the task priority and find accesses to the APIC's page");

@@ -28,6 +28,8 @@ params! {
     preemption_timer: bool = rkvm_param_preemption_timer;
     /// `vpid`.
     vpid: bool = rkvm_param_vpid;
+    /// `pml`: the processor logs writes.
+    pml: bool = rkvm_param_pml;
     /// `flexpriority`: accesses to the APIC's page are virtualized.
     flexpriority: bool = rkvm_param_flexpriority;
     /// `fasteoi`: a write to the EOI register is not decoded.

@@ -19,7 +19,8 @@ use rkvm_core::{
     vmx::{
         controls::{
             Entry,
-            Primary, //
+            Primary,
+            Secondary, //
         },
         fields::*,
         registers::{
@@ -54,6 +55,15 @@ impl Running<'_> {
         if new != self.arch.controls.primary {
             self.arch.controls.primary = new;
             self.hw.write(CPU_BASED_VM_EXEC_CONTROL, new.bits());
+        }
+    }
+
+    /// Sets or clears a secondary processor-based control.
+    pub(crate) fn set_secondary(&mut self, bit: Secondary, on: bool) {
+        let new = self.arch.controls.secondary.set(bit, on);
+        if new != self.arch.controls.secondary {
+            self.arch.controls.secondary = new;
+            self.hw.write(SECONDARY_VM_EXEC_CONTROL, new.bits());
         }
     }
 

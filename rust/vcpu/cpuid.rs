@@ -18,6 +18,7 @@ use rkvm_core::{
         CpuidEntry, //
     },
     vmx::{
+        controls::Secondary,
         negotiate::VcpuShape,
         registers::RegisterRules, //
     },
@@ -68,6 +69,7 @@ impl Arch {
             xsaves: self.caps.has(features::XSAVES),
             hlt_in_guest: self.hlt_in_guest,
             pause_in_guest: self.pause_in_guest,
+            logs_writes: self.controls.secondary.has(Secondary::ENABLE_PML),
             apic: self.apic.as_ref().map(|apic| apic.lapic.place()),
             ..VcpuShape::default()
         }

@@ -27,6 +27,7 @@ use rkvm_core::{
         event::EventInfo,
         exit::{
             entry_failure,
+            qualification::EptViolation,
             BasicExitReason as Reason,
             ExitReason, //
         },
@@ -97,6 +98,11 @@ impl Running<'_> {
             Reason::EptViolation => self.exit_ept_violation(),
             Reason::EptMisconfig => self.exit_ept_misconfiguration(),
 
+            Reason::PmlFull => {
+                // The log was emptied when the guest was left.
+                self.keep_nmi_blocked_by(EptViolation(self.hw.read(EXIT_QUALIFICATION)));
+                Ok(Flow::Resume)
+            }
             Reason::ApicAccess => self.exit_apic_access(reason),
 
             Reason::IoInstruction => self.exit_io(),
@@ -184,7 +190,6 @@ impl Running<'_> {
             | Reason::MonitorTrapFlag
             | Reason::EoiInduced
             | Reason::ApicWrite
-            | Reason::PmlFull
             | Reason::SppEvent
             | Reason::BusLock
             | Reason::Notify => Ok(self.unexpected(reason)),

@@ -30,6 +30,8 @@ pub(crate) enum Request {
     TlbFlush = 1 << 2,
     /// The guest's triple fault ends in KVM_EXIT_SHUTDOWN.
     TripleFault = 1 << 3,
+    /// Slots have begun to log writes, or ended it.
+    DirtyLogging = 1 << 4,
     /// The APIC's inbox has something: vectors, INIT, SIPI, its timer.
     Apic = 1 << 5,
     /// The guest's clock page is to be written again.

@@ -224,17 +224,17 @@ impl Running<'_> {
                 match self.handle_fast(&mut guard, ExitReason(reason)) {
                     Fast::Handled => {}
                     Fast::ToUser => {
-                        self.vcpu.requests.leave_guest_mode();
+                        self.leave_guest_mode();
                         return Ok(Flow::ToUser);
                     }
                     Fast::Leave => break result,
                 }
                 if self.vcpu.requests.any() || guard.work_pending() {
-                    self.vcpu.requests.leave_guest_mode();
+                    self.leave_guest_mode();
                     return Ok(Flow::Resume);
                 }
             };
-            self.vcpu.requests.leave_guest_mode();
+            self.leave_guest_mode();
             result
         };
         match result {
@@ -245,6 +245,14 @@ impl Running<'_> {
                 Ok(Flow::ToUser)
             }
         }
+    }
+
+    /// The guest has run, and others need not interrupt it any more. Whoever sees that finds all of its writes in the dirty
+    /// log.
+    #[inline]
+    fn leave_guest_mode(&mut self) {
+        self.flush_pml();
+        self.vcpu.requests.leave_guest_mode();
     }
 
     #[inline(always)]
@@ -285,6 +293,9 @@ impl Running<'_> {
         }
         if requests.take(Request::RecalcIntercepts) {
             self.recalculate_intercepts();
+        }
+        if self.vcpu.requests.take(Request::DirtyLogging) {
+            self.update_pml();
         }
         let requests = &self.vcpu.requests;
         if requests.take(Request::TlbFlush) {

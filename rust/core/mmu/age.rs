@@ -95,6 +95,25 @@ impl<M: TableMemory> Ept<'_, M> {
         })
     }
 
+    /// Has the next write to each page that meets the span be seen while the processor logs where it sets dirty flags:
+    /// pages of 4 KiB lose theirs, larger ones W, to be split by the next write. Only with A/D flags. Lock: read.
+    pub fn watch_writes(&self, span: &mut Span, budget: Budget, pending: &mut Pending) -> Progress {
+        self.visit(span, budget, |leaf| {
+            let small = leaf.level == Level::Page4K;
+            let old = self.change(leaf, |entry| {
+                if small {
+                    entry.clean()
+                } else {
+                    entry.write_protected()
+                }
+            });
+            let lost = if small { Entry::DIRTY } else { Entry::WRITE };
+            if old.is_some_and(|e| e.0 & lost != 0) {
+                pending.stale_entry();
+            }
+        })
+    }
+
     /// Exchanges a leaf for what `new` makes of it; returns the entry that was replaced, or `None` if there was nothing
     /// to change or no leaf any more.
     ///

@@ -323,6 +323,8 @@ pub struct VcpuShape {
     pub mwait_in_guest: bool,
     /// KVM_CAP_X86_DISABLE_EXITS: PAUSE loops stay in the guest.
     pub pause_in_guest: bool,
+    /// Some memory of the VM logs writes.
+    pub logs_writes: bool,
     /// Guest CPUID has RDTSCP or RDPID.
     pub rdtscp: bool,
     /// Guest CPUID has INVPCID.
@@ -336,7 +338,7 @@ pub struct VcpuShape {
 impl VmcsConfig {
     /// The controls that a vCPU of this shape starts with, consistent by the SDM's rules.
     ///
-    /// Event windows, MOV-DR exiting, IA-32e mode, descriptor-table exiting, PML and CR3 exits without paging are
+    /// Event windows, MOV-DR exiting, IA-32e mode, descriptor-table exiting and CR3 exits without paging are
     /// switched later, as the guest's state asks for them.
     pub fn controls_for(&self, shape: &VcpuShape) -> Controls {
         let f = &self.features;
@@ -361,6 +363,7 @@ impl VmcsConfig {
             .set(Secondary::VIRTUALIZE_APIC_ACCESSES, xapic)
             .set(Secondary::APIC_REGISTER_VIRT, apicv)
             .set(Secondary::VIRTUAL_INTR_DELIVERY, apicv)
+            .set(Secondary::ENABLE_PML, f.pml && shape.logs_writes)
             .set(
                 Secondary::PAUSE_LOOP_EXITING,
                 f.ple && !shape.pause_in_guest,

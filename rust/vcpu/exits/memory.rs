@@ -38,12 +38,7 @@ use crate::{
 impl Running<'_> {
     pub(super) fn exit_ept_violation(&mut self) -> Result<Flow> {
         let qualification = EptViolation(self.hw.read(EXIT_QUALIFICATION));
-        if qualification.nmi_unblocked_by_iret() && self.arch.events.injected.is_none() {
-            // An IRET that unblocked NMIs has faulted: NMIs are still blocked.
-            let state = self.hw.read(GUEST_INTERRUPTIBILITY_INFO);
-            self.hw
-                .write(GUEST_INTERRUPTIBILITY_INFO, state | interruptibility::NMI);
-        }
+        self.keep_nmi_blocked_by(qualification);
         let gpa = Gpa(self.hw.read(GUEST_PHYSICAL_ADDRESS));
         trace::page_fault(|| trace::PageFault {
             vcpu: self.vcpu.id,
@@ -52,6 +47,15 @@ impl Running<'_> {
             error_code: qualification.0,
         });
         self.memory_fault(gpa, Access::from_bits(qualification.0))
+    }
+
+    /// An IRET that unblocked NMIs has exited before it was done: NMIs are still blocked.
+    pub(super) fn keep_nmi_blocked_by(&self, qualification: EptViolation) {
+        if qualification.nmi_unblocked_by_iret() && self.arch.events.injected.is_none() {
+            let state = self.hw.read(GUEST_INTERRUPTIBILITY_INFO);
+            self.hw
+                .write(GUEST_INTERRUPTIBILITY_INFO, state | interruptibility::NMI);
+        }
     }
 
     /// Maps the frame, or emulates the instruction that accesses it.

@@ -352,6 +352,45 @@ fn dirty_pages_are_reported_once() {
 }
 
 #[test]
+fn watched_pages_stay_writable_if_they_are_small() {
+    let sim = Sim::new();
+    let ept = Ept::new(&sim, sim.alloc(), &AD);
+    let mut cache = Cache::new(&sim);
+    cache.top_up();
+    let _ = ept.map(&request(4, 40, Level::Page4K, Access::W), &mut cache);
+    let _ = ept.map(&request(5, 41, Level::Page4K, Access::R), &mut cache);
+    cache.top_up();
+    let _ = ept.map(&request(512, 1024, Level::Page2M, Access::W), &mut cache);
+    for flush in [true, false] {
+        let mut pending = Pending::new();
+        let mut span = Span::new(Gfn(0), Gfn(1024));
+        let progress = ept.watch_writes(&mut span, Budget::UNLIMITED, &mut pending);
+        assert_eq!(progress, Progress::Done);
+        assert_eq!(pending.needs_flush(), flush, "only if something was lost");
+        settle(&sim, pending);
+        let small = ept.lookup(Gfn(4)).unwrap();
+        assert!(small.entry.permits(Access::W) && !small.entry.is_dirty(&AD));
+        let large = ept.lookup(Gfn(700)).unwrap();
+        assert_eq!(large.level, Level::Page2M);
+        assert!(!large.entry.permits(Access::W) && large.entry.permits(Access::R));
+    }
+    // The processor sets the flag, and logs that.
+    let mut logged = std::vec::Vec::new();
+    let _ = ept.map(&request(513, 1025, Level::Page4K, Access::W), &mut cache);
+    let _ = ept.clear_dirty(
+        &mut Span::new(Gfn(0), Gfn(1024)),
+        Budget::UNLIMITED,
+        &mut Pending::new(),
+        |gfn, _| logged.push(gfn),
+    );
+    assert_eq!(
+        logged,
+        [Gfn(513)],
+        "the write split the page, and made one writable"
+    );
+}
+
+#[test]
 fn leaves_without_read_are_never_misconfigured() {
     for bits in 0..8 {
         for execute_only in [false, true] {

@@ -238,7 +238,7 @@ fn every_shape_is_consistent() {
                 ..Params::default()
             };
             let config = negotiate(&caps, &params).expect("all parameter sets run");
-            for shape_bits in 0..2048u32 {
+            for shape_bits in 0..4096u32 {
                 let bit = |n: u32| shape_bits & (1 << n) != 0;
                 let controls = config.controls_for(&VcpuShape {
                     apic: match (bit(0), bit(1), bit(2)) {
@@ -255,6 +255,7 @@ fn every_shape_is_consistent() {
                     invpcid: bit(8),
                     xsaves: bit(9),
                     waitpkg: bit(10),
+                    logs_writes: bit(11),
                 });
                 assert_eq!(controls.broken_rule(), None, "{params:?} {shape_bits:x}");
                 assert!(caps.pin.permits(controls.pin.to_raw()));
