@@ -11,6 +11,7 @@ mod cpuid;
 mod debugger;
 mod device_memory;
 mod dirty_log;
+mod dirty_log_busy;
 mod exceptions;
 mod forced_emulation;
 mod hlt;
@@ -112,6 +113,7 @@ tests! {
     memslot_readonly: "read-only slots",
     memslot_running: "slots changed under a running guest",
     dirty_log: "KVM_GET_DIRTY_LOG",
+    dirty_log_busy: "a copy that follows the dirty log while two vCPUs write",
     notifier: "host pages dropped, moved, copied, swapped under a guest",
     huge_pages: "guest memory in pages of 2 MiB and 1 GiB",
     device_memory: "a slot over memory of a device",
