@@ -44,7 +44,7 @@ impl Reg {
     pub const LVT_ERROR: Self = Self(0x370);
     pub const TIMER_INITIAL: Self = Self(0x380);
     pub const TIMER_CURRENT: Self = Self(0x390);
-    /// Not architectural: set by KVM_GET_LAPIC when a one-shot timer has already fired.
+    /// Not architectural: set by KVM_GET_LAPIC when the count has ended.
     pub(super) const TIMER_FIRED: Self = Self(0x394);
     pub const TIMER_DIVIDE: Self = Self(0x3e0);
     pub const SELF_IPI: Self = Self(0x3f0);

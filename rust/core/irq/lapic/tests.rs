@@ -465,6 +465,17 @@ fn saved_and_restored(a: &mut Apic, now: Now) -> Apic {
     b
 }
 
+#[test]
+fn a_timer_made_periodic_after_its_end_is_saved() {
+    let mut a = enabled();
+    let _ = write(&mut a, Reg::TIMER_INITIAL, 1, at(0));
+    a.timer_expired(&at(2));
+    let _ = write(&mut a, Reg::LVT_TIMER, lvt::TIMER_PERIODIC, at(2));
+    assert_eq!(a.alarm(), Alarm::Off);
+    let b = saved_and_restored(&mut a, at(2));
+    assert_eq!(b.alarm(), Alarm::Off);
+}
+
 proptest! {
     #[test]
     fn interrupts_come_once_and_by_priority(ops in prop::collection::vec(op(), 0..200)) {

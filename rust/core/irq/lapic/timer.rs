@@ -288,7 +288,8 @@ impl<S: Deref<Target = Shared>> Lapic<S> {
             .min(period);
         let now = clock.ns();
         self.timer.target_ns = match (self.timer.mode, left) {
-            (TimerMode::OneShot, 0) if fired => None,
+            // A count that has ended stands, also in a timer that was made periodic since.
+            (_, 0) if fired => None,
             // Expired, but perhaps not delivered where it was saved: one interrupt too many is better than a hang.
             (TimerMode::OneShot, 0) => Some(now),
             (_, 0) => Some(now.saturating_add(period)),
