@@ -13,10 +13,8 @@ use kernel::{
     prelude::*,
     sync::Arc, //
 };
-use rkvm_core::{
-    addr::Hpa,
-    irq::lapic::Shared, //
-};
+use rkvm_core::addr::Hpa;
+use rkvm_core::irq::lapic::Shared;
 
 use super::page::TablePage;
 
@@ -46,7 +44,7 @@ impl ApicPages {
         // INVARIANT: Fresh pages of the size of a `Shared`, aligned to their own size.
         Ok(Self {
             shared: NonNull::new(pages.as_ptr().cast()).ok_or(ENOMEM)?,
-            pages: pages,
+            pages,
         })
     }
 

@@ -85,9 +85,10 @@ impl HostPage {
     /// Whether the host may map more than this page at once: ordinary memory, in one piece with its neighbours.
     #[inline]
     pub(crate) fn may_be_huge(&self) -> bool {
-        // SAFETY: The reference is ours by the type invariant.
-        self.page
-            .is_some_and(|page| unsafe { bindings::rkvm_page_is_compound(page.as_ptr()) })
+        self.page.is_some_and(|page| {
+            // SAFETY: The reference is ours by the type invariant.
+            unsafe { bindings::rkvm_page_is_compound(page.as_ptr()) }
+        })
     }
 
     /// Gives the page back after it was installed (or used): `dirty` if the guest can write it from now on. Under the
