@@ -137,11 +137,8 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
             Ok(())
         })?;
         t.eq(format!("{round}: the guest ends"), exits, ends.clone());
-        t.eq(
-            format!("{round}: the first log has all pages"),
-            first,
-            PAGES,
-        );
+        // Not all of them: what a vCPU has just left the guest with may be told next time.
+        t.ok(format!("{round}: the first log has pages"), first > 0);
         t.ok(
             format!("{round}: the last log has pages"),
             copy.follow(&vm, &logged)? > 0,
