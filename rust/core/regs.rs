@@ -43,6 +43,23 @@ pub enum SegReg {
     Tr,
 }
 
+impl SegReg {
+    /// Code and data segments, in the order of ModRM.reg and of the TSS.
+    pub const CODE_AND_DATA: [Self; 6] =
+        [Self::Es, Self::Cs, Self::Ss, Self::Ds, Self::Fs, Self::Gs];
+    /// All.
+    pub const ALL: [Self; 8] = [
+        Self::Es,
+        Self::Cs,
+        Self::Ss,
+        Self::Ds,
+        Self::Fs,
+        Self::Gs,
+        Self::Ldtr,
+        Self::Tr,
+    ];
+}
+
 /// CR0 ("Control Registers").
 #[allow(missing_docs)]
 pub mod cr0 {

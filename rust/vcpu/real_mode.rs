@@ -53,17 +53,6 @@ use kernel::prelude::*;
 /// faults: the identity map has everything.
 pub(crate) const EXCEPTION_BITMAP_VM86: u32 = !(1 << Vector::Pf as u32);
 
-const ALL: [SegReg; 8] = [
-    SegReg::Es,
-    SegReg::Cs,
-    SegReg::Ss,
-    SegReg::Ds,
-    SegReg::Fs,
-    SegReg::Gs,
-    SegReg::Ldtr,
-    SegReg::Tr,
-];
-
 /// What the guest has and the VMCS has not.
 #[derive(Default)]
 pub(crate) struct RealMode {
@@ -190,7 +179,7 @@ impl Running<'_> {
     }
 
     fn switch_vm86(&mut self, on: bool) {
-        let segments = ALL.map(|reg| (reg, self.segment(reg)));
+        let segments = SegReg::ALL.map(|reg| (reg, self.segment(reg)));
         let flags = self.guest_rflags();
         self.arch.real_mode.vm86 = on;
         for (reg, value) in segments {

@@ -31,17 +31,6 @@ pub(crate) const CR0_RESET: u64 = cr0::CD | cr0::NW | cr0::ET;
 const RDX_RESET: u64 = 0x600;
 const RIP_RESET: u64 = 0xfff0;
 
-const ALL_SEGMENTS: [SegReg; 8] = [
-    SegReg::Es,
-    SegReg::Cs,
-    SegReg::Ss,
-    SegReg::Ds,
-    SegReg::Fs,
-    SegReg::Gs,
-    SegReg::Ldtr,
-    SegReg::Tr,
-];
-
 impl Running<'_> {
     /// Fills the VMCS of a new vCPU and resets it.
     pub(crate) fn set_up(&mut self) {
@@ -115,7 +104,7 @@ impl Running<'_> {
         self.hw.write(GUEST_RSP, 0);
         self.hw.write(GUEST_RIP, RIP_RESET);
         self.set_guest_rflags(rflags::FIXED);
-        for reg in ALL_SEGMENTS {
+        for reg in SegReg::ALL {
             self.set_segment(reg, Segment::after_reset(reg));
         }
         self.hw.write(GUEST_GDTR_BASE, 0);

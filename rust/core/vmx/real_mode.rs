@@ -159,21 +159,13 @@ mod tests {
     use super::*;
     use crate::vmx::guest_state::{segments_valid, Rules};
 
-    const CODE_AND_DATA: [SegReg; 6] = [
-        SegReg::Es,
-        SegReg::Cs,
-        SegReg::Ss,
-        SegReg::Ds,
-        SegReg::Fs,
-        SegReg::Gs,
-    ];
     const TSS: u64 = 0xfffb_d000;
 
     /// Sets all registers; answers what was kept and the VMCS.
     fn set(of: impl Fn(SegReg) -> Segment) -> (Segments, [Segment; 8]) {
         let mut kept = Segments::default();
         let mut vmcs = [Segment::default(); 8];
-        for reg in CODE_AND_DATA.into_iter().chain([SegReg::Tr]) {
+        for reg in SegReg::CODE_AND_DATA.into_iter().chain([SegReg::Tr]) {
             vmcs[reg as usize] = kept.set(reg, of(reg), TSS);
         }
         vmcs[SegReg::Ldtr as usize] = of(SegReg::Ldtr);
@@ -211,7 +203,7 @@ mod tests {
     #[test]
     fn guest_gets_back_what_it_had() {
         let (kept, mut vmcs) = set(after_far_jump);
-        for reg in CODE_AND_DATA.into_iter().chain([SegReg::Tr]) {
+        for reg in SegReg::CODE_AND_DATA.into_iter().chain([SegReg::Tr]) {
             assert_eq!(kept.get(reg, &vmcs[reg as usize]), after_far_jump(reg));
         }
         // The guest loads DS.

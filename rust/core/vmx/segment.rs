@@ -204,17 +204,6 @@ mod tests {
         }
     }
 
-    const ALL: [SegReg; 8] = [
-        SegReg::Es,
-        SegReg::Cs,
-        SegReg::Ss,
-        SegReg::Ds,
-        SegReg::Fs,
-        SegReg::Gs,
-        SegReg::Ldtr,
-        SegReg::Tr,
-    ];
-
     #[test]
     fn each_register_keeps_its_own() {
         let vmcs = FakeVmcs::default();
@@ -232,11 +221,11 @@ mod tests {
             avl: i & 2 == 0,
             unusable: false,
         };
-        for (i, reg) in ALL.into_iter().enumerate() {
+        for (i, reg) in SegReg::ALL.into_iter().enumerate() {
             write(&vmcs, reg, &value(i as u8));
         }
         assert_eq!(vmcs.0.borrow().len(), 32);
-        for (i, reg) in ALL.into_iter().enumerate() {
+        for (i, reg) in SegReg::ALL.into_iter().enumerate() {
             assert_eq!(read(&vmcs, reg), value(i as u8));
             assert_eq!(base(&vmcs, reg), value(i as u8).base);
             assert_eq!(selector(&vmcs, reg), value(i as u8).selector);

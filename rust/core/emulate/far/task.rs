@@ -28,16 +28,6 @@ pub enum TaskSwitch {
     Gate,
 }
 
-/// The segment registers in TSS order, and the LDT.
-const SEGMENTS: [SegReg; 6] = [
-    SegReg::Es,
-    SegReg::Cs,
-    SegReg::Ss,
-    SegReg::Ds,
-    SegReg::Fs,
-    SegReg::Gs,
-];
-
 /// The state that a TSS keeps of a task, from the instruction pointer on.
 #[derive(Clone, Copy, Default)]
 struct TaskState {
@@ -171,7 +161,7 @@ impl Exec<'_> {
         for (slot, value) in slots.iter_mut().zip(values) {
             *slot = value;
         }
-        let selectors = SEGMENTS.map(|s| u64::from(self.ops.segment(s).selector));
+        let selectors = SegReg::CODE_AND_DATA.map(|s| u64::from(self.ops.segment(s).selector));
         for (slot, value) in slots.iter_mut().skip(10).zip(selectors) {
             *slot = value;
         }
@@ -267,7 +257,7 @@ impl Exec<'_> {
         let all = [es, cs, ss, ds, fs, gs];
         let vm86 = self.mode == Mode::Vm86;
         let cpl = if vm86 { 3 } else { (cs & 3) as u8 };
-        for (which, selector) in SEGMENTS.into_iter().zip(all) {
+        for (which, selector) in SegReg::CODE_AND_DATA.into_iter().zip(all) {
             let segment = if vm86 {
                 self.real_segment(which, selector)
             } else {

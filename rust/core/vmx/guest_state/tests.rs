@@ -95,14 +95,7 @@ fn table(rules: Rules, base: State, rows: &[Row]) {
 
 #[test]
 fn virtual_8086_mode_takes_one_form_only() {
-    for reg in [
-        SegReg::Cs,
-        SegReg::Ss,
-        SegReg::Ds,
-        SegReg::Es,
-        SegReg::Fs,
-        SegReg::Gs,
-    ] {
+    for reg in SegReg::CODE_AND_DATA {
         table(
             Rules::Vm86,
             vm86(),
