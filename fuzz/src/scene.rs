@@ -10,7 +10,7 @@
 use crate::input::Input;
 use crate::mock::{Machine, Mock, CODE, DATA, DEVICES, RAM, USER_DEVICES};
 use rkvm_core::emulate::*;
-use rkvm_core::regs::SegReg;
+use rkvm_core::regs::{cr4, SegReg};
 use std::cell::RefCell;
 
 /// What the emulator is asked to do.
@@ -39,6 +39,9 @@ const IDT: u64 = 0x2800;
 const TASKS: [u64; 3] = [0x3000, 0x3400, 0x3800];
 /// A page with level-0 stacks, another with those of the other levels.
 const STACK: u64 = 0x6000;
+
+/// IA32_U_CET without its reserved bits and the bitmap's address.
+const CET_BITS: u64 = 0xc3f;
 
 const fn descriptor(base: u64, limit: u64, access: u64) -> u64 {
     limit & 0xffff
@@ -368,7 +371,14 @@ fn control(m: &mut Machine, n: usize, input: &mut Input<'_>) {
             let kept = m.cpu.cr0 & 0x8000_0001;
             m.cpu.cr0 = u64::from(input.long() & 0x6005_003e) | kept;
         }
-        2 | 3 => m.cpu.cr4 = u64::from(input.long()),
+        2 => m.cpu.cr4 = u64::from(input.long()),
+        3 => {
+            m.cpu.cr4 |= cr4::CET;
+            m.cpu.u_cet = u64::from(input.word()) & CET_BITS | place(input) & !(PAGE - 1);
+            m.cpu.s_cet = m.cpu.u_cet;
+            m.cpu.ssp = place(input) & !3;
+            m.cpu.shadow = vec![m.cpu.ssp & !(PAGE - 1)];
+        }
         4 if m.cpu.mode != Mode::Long64 => m.cpu.efer ^= 0x500,
         5 => m.cpu.efer ^= u64::from(input.byte()) & 1,
         6 => m.cpu.gdt.limit = input.word(),

@@ -33,6 +33,7 @@
 mod alu;
 mod bits;
 mod branch;
+mod cet;
 mod data;
 pub mod decode;
 mod exec;
@@ -54,6 +55,7 @@ mod vector;
 mod work;
 mod x87;
 
+pub use cet::Cet;
 pub use decode::{decode, CodeSource};
 pub use far::TaskSwitch;
 pub use insn::{Insn, MAX_LENGTH};
@@ -115,10 +117,21 @@ struct Code<'a> {
     /// Bytes from RIP to the end of the code segment.
     room: u64,
     long: bool,
+    /// A fetch did not go through.
+    failed: bool,
 }
 
 impl CodeSource for Code<'_> {
     fn more(&mut self, have: u8, buf: &mut [u8]) -> Reply<usize> {
+        let got = self.fetch(have, buf);
+        self.failed = got.is_err();
+        got
+    }
+}
+
+impl Code<'_> {
+    /// Fetches into `buf` what follows the `have` bytes that are there; the number of bytes.
+    fn fetch(&mut self, have: u8, buf: &mut [u8]) -> Reply<usize> {
         let mut at = self.start.wrapping_add(u64::from(have));
         if self.long {
             let wide = |ops: &mut dyn VcpuOps| ops.cr(Cr::Cr4) & cr4::LA57 != 0;
@@ -170,9 +183,17 @@ impl Emulator {
             start,
             room,
             long,
+            failed: false,
         };
         if let Err(stop) = decode(&mut self.insn, mode, &mut code) {
-            return self.stopped(stop, None);
+            if code.failed {
+                return self.stopped(stop, None);
+            }
+            // What is no instruction is no ENDBRANCH either, and that fault comes first.
+            return self.execute_with(regs, ops, mode, false, |exec| {
+                exec.expect_endbranch(false)?;
+                Err(stop)
+            });
         }
         if cause == Cause::UndefinedOpcode && !self.insn.entry.any(table::ON_UD) {
             return Outcome::Inject(Exception::UD, None);
@@ -316,7 +337,10 @@ impl Emulator {
 
     /// Executes the decoded instruction and commits.
     fn execute(&mut self, regs: &mut Regs, ops: &mut dyn VcpuOps, mode: Mode) -> Outcome {
-        self.execute_with(regs, ops, mode, true, |exec| exec.run())
+        self.execute_with(regs, ops, mode, true, |exec| {
+            exec.expect_endbranch(true)?;
+            exec.run()
+        })
     }
 
     /// Does `action` and commits; `step`: TF makes a trap of it.
@@ -347,12 +371,16 @@ impl Emulator {
             shadow: Shadow::None,
             trap: 0,
             progress: false,
+            cet: None,
         };
         let result = action(&mut exec);
         // A single-step trap follows what TF was before the instruction.
         let step = step && regs.rflags & rflags::TF != 0 && exec.shadow != Shadow::MovSs;
         let trap = exec.trap | if step { dr::DR6_BS } else { 0 };
         let (rip, flags, shadow, progress) = (exec.rip, exec.rflags, exec.shadow, exec.progress);
+        if let Some(cet) = exec.cet.filter(|_| progress || result.is_ok()) {
+            ops.set_cet(&cet);
+        }
         match result {
             Ok(Flow::Done) => {
                 let done = self.commit(regs, rip, flags, shadow, trap, false);

@@ -89,6 +89,14 @@ pub mod pfec {
     pub const SS: u32 = 1 << 6;
 }
 
+/// Error codes of #CP (SDM, "Control Protection Exception").
+pub mod cpec {
+    /// The return address of a near RET is not what the shadow stack holds.
+    pub const NEAR_RET: u32 = 1;
+    /// No ENDBRANCH at the target of an indirect branch.
+    pub const ENDBRANCH: u32 = 3;
+}
+
 /// What comes with an exception besides its vector (KVM calls it the payload).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payload {
@@ -177,6 +185,12 @@ impl Exception {
 
     /// #AC(0), alignment check.
     pub const AC: Self = Self::with_code(Vector::Ac, 0);
+
+    /// #CP with one of the codes of [`cpec`].
+    #[inline]
+    pub const fn cp(code: u32) -> Self {
+        Self::with_code(Vector::Cp, code)
+    }
 
     /// #PF at `address` with the `pfec` bits `code`.
     #[inline]

@@ -109,6 +109,26 @@ pub mod cr4 {
     pub const LAM_SUP: u64 = 1 << 28;
 }
 
+/// IA32_U_CET and IA32_S_CET ("Control-flow Enforcement Technology", "CET MSRs").
+pub mod cet {
+    /// Shadow stacks.
+    pub const SH_STK_EN: u64 = 1 << 0;
+    /// Indirect-branch tracking.
+    pub const ENDBR_EN: u64 = 1 << 2;
+    /// Pages that the bitmap marks as legacy code need no ENDBRANCH.
+    pub const LEG_IW_EN: u64 = 1 << 3;
+    /// The prefix 3EH exempts a branch from tracking.
+    pub const NO_TRACK_EN: u64 = 1 << 4;
+    /// A branch into legacy code does not suspend tracking.
+    pub const SUPPRESS_DIS: u64 = 1 << 5;
+    /// Tracking is suspended until the next ENDBRANCH.
+    pub const SUPPRESS: u64 = 1 << 10;
+    /// An indirect branch was taken: the next instruction has to be an ENDBRANCH.
+    pub const TRACKER: u64 = 1 << 11;
+    /// Linear address of the bitmap of legacy code pages.
+    pub const EB_LEG_BITMAP_BASE: u64 = !0xfff;
+}
+
 /// IA32_EFER ("Extended Feature Enable Register").
 #[allow(missing_docs)]
 pub mod efer {

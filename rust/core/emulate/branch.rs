@@ -2,13 +2,14 @@
 
 //! Near branches, conditional and counted, and BOUND.
 
-use crate::exception::Exception;
-use crate::regs::{cr4, rflags, Gpr, SegReg};
+use crate::exception::{cpec, Exception};
+use crate::regs::{rflags, Gpr, SegReg};
 
 use super::alu;
+use super::cet::Cet;
 use super::exec::Exec;
-use super::ops::{Access, Reply, Stop};
-use super::state::{Cr, Mode, Width};
+use super::ops::{Access, Reply};
+use super::state::{Mode, Width};
 use super::table::{Loc, Op};
 
 impl Exec<'_> {
@@ -32,14 +33,6 @@ impl Exec<'_> {
         Ok(())
     }
 
-    /// Control-flow enforcement tracks indirect branches and return addresses in state that is not emulated.
-    fn refuse_if_tracked(&mut self) -> Reply {
-        if self.cr(Cr::Cr4) & cr4::CET != 0 {
-            return Err(Stop::Unhandled);
-        }
-        Ok(())
-    }
-
     /// Jcc, JMP, CALL, RET.
     pub(super) fn near_branch(&mut self, op: Op) -> Reply {
         let width = self.insn.width;
@@ -51,16 +44,14 @@ impl Exec<'_> {
             return Ok(());
         }
         let indirect = self.insn.entry.src == Loc::Rm;
-        if op != Op::Jmp || indirect {
-            self.refuse_if_tracked()?;
-        }
-        if op == Op::Ret {
-            let target = self.pop(width)?;
-            let extra = self.insn.imm;
-            self.add_to_stack_pointer(extra);
-            return self.branch_to(target, width);
-        }
         let next = self.next_rip();
+        if op == Op::Jmp && !indirect {
+            return self.branch_to(next.wrapping_add(self.insn.imm), width);
+        }
+        let cet = self.cet()?;
+        if op == Op::Ret {
+            return self.near_return(width, cet);
+        }
         let target = if indirect {
             self.rm(width)?
         } else {
@@ -70,6 +61,39 @@ impl Exec<'_> {
             // The return address is written before the target is checked.
             self.push(width, next)?;
         }
+        let Some(mut cet) = cet else {
+            return self.branch_to(target, width);
+        };
+        // CALL to the next instruction only reads RIP: there is no RET to it.
+        if op == Op::Call && (indirect || self.insn.imm != 0) && cet.has_shadow_stack() {
+            let slot = self.shadow_push_slot(&mut cet, width)?;
+            self.branch_to(target, width)?;
+            self.write_shadow(slot, width, next)?;
+        } else {
+            self.branch_to(target, width)?;
+        }
+        if indirect {
+            cet.track(self.insn.no_track());
+        }
+        self.cet = Some(cet);
+        Ok(())
+    }
+
+    /// RET.
+    fn near_return(&mut self, width: Width, cet: Option<Cet>) -> Reply {
+        let target = self.pop(width)?;
+        if let Some(mut cet) = cet.filter(Cet::has_shadow_stack) {
+            if width == Width::B2 {
+                // Only for 16 bits does the limit come before the shadow stack.
+                self.branch_to(target, width)?;
+            }
+            if self.shadow_pop(&mut cet, width)? != target {
+                return Err(Exception::cp(cpec::NEAR_RET).into());
+            }
+            self.cet = Some(cet);
+        }
+        let extra = self.insn.imm;
+        self.add_to_stack_pointer(extra);
         self.branch_to(target, width)
     }
 

@@ -6,6 +6,7 @@ use crate::exception::Exception;
 use crate::regs::{cr0, cr4, rflags, Gpr};
 
 use super::alu;
+use super::cet::Cet;
 use super::insn::{Insn, Rm};
 use super::ops::{Access, Reply, Stop, VcpuOps};
 use super::outcome::{Shadow, SoftInterrupt, SoftKind};
@@ -30,6 +31,8 @@ pub(super) struct Exec<'a> {
     pub(super) trap: u64,
     /// A string instruction has staged the state after some iterations.
     pub(super) progress: bool,
+    /// Control-flow enforcement after commit, if that changes.
+    pub(super) cet: Option<Cet>,
 }
 
 /// How an execution that did not stop ends.
@@ -354,9 +357,8 @@ impl Exec<'_> {
                 self.set_flag(op)
             }
             Op::Cli | Op::Sti => self.interrupt_flag(op),
-            Op::Nop | Op::Pause | Op::Fence | Op::Endbr | Op::Fwait | Op::Monitor | Op::Mwait => {
-                self.idle(op)
-            }
+            Op::Nop | Op::Pause | Op::Fence | Op::Fwait | Op::Monitor | Op::Mwait => self.idle(op),
+            Op::Endbr => self.endbranch(),
             Op::Touch => self.touch(),
             Op::Bound => self.bound(),
             Op::Fxsave | Op::Fxrstor | Op::Fninit | Op::Fnstcw | Op::Fnstsw => self.x87(op),

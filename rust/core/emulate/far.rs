@@ -12,20 +12,19 @@ pub use task::TaskSwitch;
 
 use crate::addr::Gva;
 use crate::exception::Exception;
-use crate::regs::{cr4, rflags, SegReg};
+use crate::regs::{rflags, SegReg};
 
 use super::exec::{Exec, Flow};
-use super::ops::{Access, Effect, Reply, Stop};
+use super::ops::{Access, Effect, Reply};
 use super::portio;
-use super::state::{Cr, Mode, TableKind, Width};
+use super::state::{Mode, TableKind, Width};
 use super::table::{Loc, Op};
 
 impl Exec<'_> {
     /// JMP far, CALL far, RET far, IRET.
     pub(super) fn far_branch(&mut self, op: Op) -> Reply<Flow> {
-        // Shadow stacks and the tracker state are not emulated.
-        if op != Op::JmpFar && self.cr(Cr::Cr4) & cr4::CET != 0 {
-            return Err(Stop::Unhandled);
+        if !self.mode.is_real_like() {
+            self.refuse_if_enforced()?;
         }
         match (op, self.mode.is_real_like()) {
             (Op::RetFar | Op::Iret, true) => self.real_return(op).map(|()| Flow::Done),

@@ -196,6 +196,14 @@ impl Insn {
         self.rex & 8 != 0
     }
 
+    /// Whether an indirect near branch has the prefix 3EH, which has a meaning of its own there, and has it whatever other
+    /// prefix follows (SDM, "No-Track Prefix for Near Indirect CALL/JMP").
+    pub fn no_track(&self) -> bool {
+        const OPCODE: u8 = 0xff;
+        let mut prefixes = self.bytes.iter().take_while(|b| **b != OPCODE);
+        prefixes.any(|b| *b == 0x3e)
+    }
+
     /// ModRM.mod.
     #[inline]
     pub const fn mode_bits(&self) -> u8 {

@@ -8,8 +8,9 @@
 
 use crate::addr::{Gpa, Gva};
 use crate::exception::Exception;
-use crate::regs::SegReg;
+use crate::regs::{cr4, SegReg};
 
+use super::cet::Cet;
 use super::state::{Cr, Mode, Segment, TableKind, TableReg};
 
 /// What an access to linear memory is for.
@@ -30,6 +31,8 @@ pub struct Access {
     pub kind: AccessKind,
     /// Supervisor whatever the CPL: descriptor tables, TSS, I/O bitmap (SDM, "implicit supervisor-mode access").
     pub implicit_supervisor: bool,
+    /// A shadow-stack access: shadow-stack pages are what it needs, and its faults say so (SDM, "Shadow-Stack Access").
+    pub shadow_stack: bool,
 }
 
 impl Access {
@@ -43,11 +46,23 @@ impl Access {
     pub const SYSTEM_READ: Self = Self::of(AccessKind::Read, true);
     /// A write of a system structure.
     pub const SYSTEM_WRITE: Self = Self::of(AccessKind::Write, true);
+    /// A read of the shadow stack.
+    pub const SHADOW_READ: Self = Self::READ.of_shadow_stack();
+    /// A write to the shadow stack.
+    pub const SHADOW_WRITE: Self = Self::WRITE.of_shadow_stack();
 
     const fn of(kind: AccessKind, implicit_supervisor: bool) -> Self {
         Self {
             kind,
             implicit_supervisor,
+            shadow_stack: false,
+        }
+    }
+
+    const fn of_shadow_stack(self) -> Self {
+        Self {
+            shadow_stack: true,
+            ..self
         }
     }
 }
@@ -235,6 +250,18 @@ pub trait VcpuOps {
     fn cr(&mut self, which: Cr) -> u64;
     /// Replaces a control register with all the checks and side effects of MOV to CR.
     fn set_cr(&mut self, which: Cr, value: u64) -> Reply;
+    /// The state of control-flow enforcement at the current privilege, `None` if CR4.CET is clear. Not asked for in real
+    /// and virtual-8086 mode. [`Stop::Unhandled`] if it is not known: then no instruction is emulated.
+    fn cet(&mut self) -> Reply<Option<Cet>> {
+        if self.cr(Cr::Cr4) & cr4::CET == 0 {
+            return Ok(None);
+        }
+        Err(Stop::Unhandled)
+    }
+    /// Replaces what [`Self::cet()`] has given.
+    fn set_cet(&mut self, value: &Cet) {
+        let _ = value;
+    }
     /// A debug register by number, 0 to 3, 6 or 7.
     fn dr(&mut self, number: u8) -> u64;
     /// Replaces a debug register, 0 to 3, 6 or 7; reserved bits are the implementation's to check.

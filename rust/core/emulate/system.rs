@@ -449,7 +449,7 @@ impl Exec<'_> {
         Ok(())
     }
 
-    /// NOP, PAUSE, fences, ENDBR; FWAIT; MONITOR and MWAIT, which are NOPs as in C KVM.
+    /// NOP, PAUSE, fences; FWAIT; MONITOR and MWAIT, which are NOPs as in C KVM.
     pub(super) fn idle(&mut self, op: Op) -> Reply {
         if op == Op::Fwait {
             let both = cr0::MP | cr0::TS;

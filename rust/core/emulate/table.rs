@@ -171,7 +171,7 @@ pub enum Op {
     Hlt,
     Nop,
     Pause,
-    /// ENDBR32 and ENDBR64.
+    /// ENDBR32, ENDBR64 and RDSSP; what else is there is a NOP.
     Endbr,
     /// Fences: nothing to do between instructions of one vCPU.
     Fence,

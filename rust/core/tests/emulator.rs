@@ -2,6 +2,8 @@
 
 //! The emulator from bytes: what it does to registers, memory and devices.
 
+#[path = "emulator/cet.rs"]
+mod cet;
 #[path = "emulator/mmio.rs"]
 mod mmio;
 #[path = "emulator/mock.rs"]

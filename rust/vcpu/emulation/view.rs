@@ -12,6 +12,7 @@ use rkvm_core::{
         Access,
         AccessKind as Kind,
         Backing,
+        Cet,
         Cr,
         Effect,
         Emulator,
@@ -39,7 +40,10 @@ use rkvm_core::{
         MsrError,
         Origin, //
     },
-    regs::SegReg,
+    regs::{
+        cr4,
+        SegReg, //
+    },
     vmx::{
         fields::*,
         segment,
@@ -49,6 +53,7 @@ use rkvm_core::{
 
 use super::features;
 use crate::{
+    host::host,
     memory::Swapped,
     sys::{
         msr as host_msr,
@@ -159,6 +164,10 @@ impl<'v, 'a> View<'v, 'a> {
 
     /// Guest physical address of a linear one, by the guest's page tables.
     fn translate(&mut self, at: Gva, access: Access) -> Reply<Gpa> {
+        if access.shadow_stack {
+            // The walk does not know what makes a page one of a shadow stack.
+            return Err(Stop::Unhandled);
+        }
         if let Some(hint) = self.hint {
             // The instruction has one memory operand, and the exit has said where that is.
             if hint.page_offset() == at.page_offset() {
@@ -380,6 +389,26 @@ impl VcpuOps for View<'_, '_> {
             Cr::Cr8 => self.r.set_cr8(value)?,
         }
         Ok(())
+    }
+
+    fn cet(&mut self) -> Reply<Option<Cet>> {
+        // The guest does not own that bit: no VMREAD.
+        if self.r.arch.cr4 & cr4::CET == 0 {
+            return Ok(None);
+        }
+        // IA32_U_CET lies in the guest's XSAVE state, which is not looked into.
+        if self.r.cpl() == 3 || !host().vmcs.features.cet_state {
+            return Err(Stop::Unhandled);
+        }
+        Ok(Some(Cet {
+            control: self.r.hw.read(GUEST_S_CET),
+            ssp: self.r.hw.read(GUEST_SSP),
+        }))
+    }
+
+    fn set_cet(&mut self, value: &Cet) {
+        self.r.hw.write(GUEST_S_CET, value.control);
+        self.r.hw.write(GUEST_SSP, value.ssp);
     }
 
     fn dr(&mut self, number: u8) -> u64 {

@@ -4,10 +4,10 @@
 //! System Procedures with the SYSENTER and SYSEXIT Instructions").
 
 use crate::exception::Exception;
-use crate::regs::{cr0, cr4, efer, rflags, Gpr, SegReg};
+use crate::regs::{cr0, efer, rflags, Gpr, SegReg};
 
 use super::super::exec::Exec;
-use super::super::ops::{Feature, Reply, Stop};
+use super::super::ops::{Feature, Reply};
 use super::super::state::{Cr, Mode, Segment, Width};
 use super::super::table::Op;
 
@@ -47,10 +47,7 @@ const fn flat(selector: u16, access: u32, dpl: u8) -> Segment {
 impl Exec<'_> {
     /// All four.
     pub(in super::super) fn fast_call(&mut self, op: Op) -> Reply {
-        // Shadow stacks and the tracker state are not emulated.
-        if self.cr(Cr::Cr4) & cr4::CET != 0 {
-            return Err(Stop::Unhandled);
-        }
+        self.refuse_if_enforced()?;
         match op {
             Op::Syscall => self.syscall(),
             Op::Sysret => self.sysret(),

@@ -81,6 +81,7 @@ impl Exec<'_> {
         reason: TaskSwitch,
         error_code: Option<u32>,
     ) -> Reply<Flow> {
+        self.refuse_if_enforced()?;
         let vector = match reason {
             TaskSwitch::Return => Vector::Ts,
             _ => Vector::Gp,

@@ -37,6 +37,10 @@ pub struct Mock {
     pub cr3: u64,
     pub cr4: u64,
     pub cr8: u64,
+    /// IA32_U_CET and IA32_S_CET, and the shadow-stack pointer.
+    pub u_cet: u64,
+    pub s_cet: u64,
+    pub ssp: u64,
     pub dr: [u64; 8],
     pub efer: u64,
     pub msrs: std::collections::BTreeMap<u32, u64>,
@@ -49,6 +53,8 @@ pub struct Mock {
     pub user_devices: u64,
     /// Pages that are not writable.
     pub read_only: Vec<u64>,
+    /// Pages of shadow stacks.
+    pub shadow: Vec<u64>,
     /// Pages of memory that are not mapped.
     pub absent: Vec<u64>,
     /// Pages of memory that were written, a bit each.
@@ -124,6 +130,9 @@ impl Mock {
             cr3: 0,
             cr4: cr4::OSFXSR | cr4::OSXSAVE,
             cr8: 0,
+            u_cet: 0,
+            s_cet: 0,
+            ssp: 0,
             dr: [0; 8],
             efer: if long { 0x500 } else { 0 },
             msrs: Default::default(),
@@ -132,6 +141,7 @@ impl Mock {
             user_ports: 0x8000,
             user_devices: USER_DEVICES,
             read_only: Vec::new(),
+            shadow: Vec::new(),
             absent: Vec::new(),
             touched: [0; 4],
             fetches: 0,
@@ -170,17 +180,25 @@ impl Mock {
             at.page_offset() + len as u64 <= 4096,
             "a piece crosses a page"
         );
+        let code = if access.shadow_stack { pfec::SS } else { 0 };
         let absent = self.absent.contains(&at.page_base().0);
         if at.0.saturating_add(len as u64) <= RAM && !absent {
-            if write && self.read_only.contains(&at.page_base().0) {
-                return Err(Exception::pf(at, pfec::PRESENT | pfec::WRITE).into());
+            let shadow = self.shadow.contains(&at.page_base().0);
+            let wrong = if access.shadow_stack {
+                !shadow
+            } else {
+                write && (shadow || self.read_only.contains(&at.page_base().0))
+            };
+            if wrong {
+                let code = code | pfec::PRESENT | if write { pfec::WRITE } else { 0 };
+                return Err(Exception::pf(at, code).into());
             }
             return Ok(Backing::Ram);
         }
         if (DEVICES..DEVICES_END).contains(&at.0) {
             return Ok(Backing::Mmio(Gpa(at.0)));
         }
-        Err(Exception::pf(at, if write { pfec::WRITE } else { 0 }).into())
+        Err(Exception::pf(at, code | if write { pfec::WRITE } else { 0 }).into())
     }
 }
 
@@ -356,6 +374,24 @@ impl VcpuOps for Mock {
             Cr::Cr8 => self.cr8 = value,
         }
         Ok(())
+    }
+
+    fn cet(&mut self) -> Reply<Option<Cet>> {
+        let control = if self.cpl == 3 {
+            self.u_cet
+        } else {
+            self.s_cet
+        };
+        let ssp = self.ssp;
+        Ok((self.cr4 & cr4::CET != 0).then_some(Cet { control, ssp }))
+    }
+
+    fn set_cet(&mut self, value: &Cet) {
+        match self.cpl {
+            3 => self.u_cet = value.control,
+            _ => self.s_cet = value.control,
+        }
+        self.ssp = value.ssp;
     }
 
     fn dr(&mut self, number: u8) -> u64 {
