@@ -37,10 +37,7 @@ static const u64 RKVM_TASK_HAS_WORK = XFER_TO_GUEST_MODE_WORK;
 
 /* A mutex whose waiters can be killed. */
 struct mutex;
-struct lock_class_key;
-void rkvm_mutex_init(struct mutex *lock, const char *name, struct lock_class_key *key);
 int rkvm_mutex_lock_killable(struct mutex *lock);
-void rkvm_mutex_unlock(struct mutex *lock);
 
 /* Facts about the CPU. */
 bool rkvm_boot_cpu_has(u32 feature);

@@ -89,6 +89,8 @@ bool rkvm_read_needbreak(rwlock_t *lock);
 int rkvm_cond_resched_write(rwlock_t *lock);
 void rkvm_raw_spin_lock_init(raw_spinlock_t *lock, const char *name, struct lock_class_key *key);
 unsigned long rkvm_raw_spin_lock_irqsave(raw_spinlock_t *lock);
+bool rkvm_raw_spin_trylock_irqsave(raw_spinlock_t *lock, unsigned long *flags);
+void rkvm_raw_spin_assert_held(raw_spinlock_t *lock);
 void rkvm_raw_spin_unlock_irqrestore(raw_spinlock_t *lock, unsigned long flags);
 int rkvm_srcu_init(struct srcu_struct *srcu, const char *name, struct lock_class_key *key);
 int rkvm_srcu_read_lock(struct srcu_struct *srcu);

@@ -117,19 +117,9 @@ u32 rkvm_smp_processor_id(void)
 	return raw_smp_processor_id();
 }
 
-void rkvm_mutex_init(struct mutex *lock, const char *name, struct lock_class_key *key)
-{
-	__mutex_init(lock, name, key);
-}
-
 int rkvm_mutex_lock_killable(struct mutex *lock)
 {
 	return mutex_lock_killable(lock);
-}
-
-void rkvm_mutex_unlock(struct mutex *lock)
-{
-	mutex_unlock(lock);
 }
 
 bool rkvm_boot_cpu_has(u32 feature)

@@ -300,6 +300,16 @@ unsigned long rkvm_raw_spin_lock_irqsave(raw_spinlock_t *lock)
 	return flags;
 }
 
+bool rkvm_raw_spin_trylock_irqsave(raw_spinlock_t *lock, unsigned long *flags)
+{
+	return raw_spin_trylock_irqsave(lock, *flags);
+}
+
+void rkvm_raw_spin_assert_held(raw_spinlock_t *lock)
+{
+	lockdep_assert_held(lock);
+}
+
 void rkvm_raw_spin_unlock_irqrestore(raw_spinlock_t *lock, unsigned long flags)
 {
 	raw_spin_unlock_irqrestore(lock, flags);

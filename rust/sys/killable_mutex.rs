@@ -2,42 +2,28 @@
 
 //! A sleeping lock whose waiters can be killed, for what may be held as long as a guest runs.
 //!
-//! C header: `include/linux/mutex.h`. The `kernel` crate's `Mutex` waits uninterruptibly.
+//! The `kernel` crate's `Mutex`, which by itself waits uninterruptibly. C header: `include/linux/mutex.h`.
 
-use core::{
-    cell::UnsafeCell,
-    marker::PhantomPinned,
-    ops::{
-        Deref,
-        DerefMut, //
-    },
-};
+use core::ptr;
 
 use kernel::{
     prelude::*,
-    sync::LockClassKey,
-    types::{
-        NotThreadSafe,
-        Opaque, //
+    sync::{
+        lock::Guard,
+        LockClassKey,
+        Mutex,
+        MutexGuard, //
     },
 };
 
 use super::bindings;
 
-/// `T` behind a `struct mutex`.
+/// A [`Mutex`] that is only taken killably.
 #[pin_data]
 pub(crate) struct KillableMutex<T> {
     #[pin]
-    lock: Opaque<kernel::bindings::mutex>,
-    #[pin]
-    _pin: PhantomPinned,
-    data: UnsafeCell<T>,
+    lock: Mutex<T>,
 }
-
-// SAFETY: The lock may be handed to another thread if what it protects may be.
-unsafe impl<T: Send> Send for KillableMutex<T> {}
-// SAFETY: Threads take turns with `&mut T`.
-unsafe impl<T: Send> Sync for KillableMutex<T> {}
 
 impl<T> KillableMutex<T> {
     /// A new lock. `key` tells lockdep which locks are of one kind.
@@ -47,58 +33,19 @@ impl<T> KillableMutex<T> {
         key: Pin<&'static LockClassKey>,
     ) -> impl PinInit<Self> {
         pin_init!(Self {
-            lock <- Opaque::ffi_init(|slot| {
-                // SAFETY: `slot` is memory for the lock, which stays where it is.
-                unsafe { bindings::rkvm_mutex_init(slot, name.as_char_ptr(), key.as_ptr()) }
-            }),
-            _pin: PhantomPinned,
-            data: UnsafeCell::new(data),
+            lock <- Mutex::new(data, name, key),
         })
     }
 
     /// Takes the lock. EINTR if this thread is killed while it waits.
     #[inline]
-    pub(crate) fn lock(&self) -> Result<Guard<'_, T>> {
-        // SAFETY: The lock was initialised.
-        if unsafe { bindings::rkvm_mutex_lock_killable(self.lock.get()) } != 0 {
+    pub(crate) fn lock(&self) -> Result<MutexGuard<'_, T>> {
+        let mutex: *const kernel::bindings::mutex = ptr::from_ref(&self.lock).cast();
+        // SAFETY: A `Lock` is `repr(C)` and begins with the C lock, which was initialised.
+        if unsafe { bindings::rkvm_mutex_lock_killable(mutex.cast_mut()) } != 0 {
             return Err(EINTR);
         }
-        Ok(Guard {
-            lock: self,
-            _not_send: NotThreadSafe,
-        })
-    }
-}
-
-/// Evidence that the lock is held.
-#[must_use = "the lock is released at once"]
-pub(crate) struct Guard<'a, T> {
-    lock: &'a KillableMutex<T>,
-    _not_send: NotThreadSafe,
-}
-
-impl<T> Deref for Guard<'_, T> {
-    type Target = T;
-
-    #[inline]
-    fn deref(&self) -> &T {
-        // SAFETY: This thread holds the lock.
-        unsafe { &*self.lock.data.get() }
-    }
-}
-
-impl<T> DerefMut for Guard<'_, T> {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: This thread holds the lock.
-        unsafe { &mut *self.lock.data.get() }
-    }
-}
-
-impl<T> Drop for Guard<'_, T> {
-    #[inline]
-    fn drop(&mut self) {
-        // SAFETY: This thread holds the lock.
-        unsafe { bindings::rkvm_mutex_unlock(self.lock.lock.get()) };
+        // SAFETY: The lock was just taken.
+        Ok(unsafe { Guard::new(&self.lock, ()) })
     }
 }

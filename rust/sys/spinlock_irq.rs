@@ -5,90 +5,61 @@
 //!
 //! C header: `include/linux/spinlock.h`. A raw lock, so that callbacks of hard hrtimers may take it on every kernel.
 
+use kernel::{
+    bindings as kb, ffi,
+    sync::lock::{
+        Backend,
+        Lock, //
+    },
+};
+
 use super::bindings;
-use core::cell::UnsafeCell;
-use core::marker::PhantomPinned;
-use core::ops::{Deref, DerefMut};
-use kernel::prelude::*;
-use kernel::sync::LockClassKey;
-use kernel::types::{NotThreadSafe, Opaque};
 
-/// `T` behind a `raw_spinlock_t` that is only ever taken with interrupts off.
-#[pin_data]
-pub(crate) struct SpinLockIrq<T> {
-    #[pin]
-    lock: Opaque<kernel::bindings::raw_spinlock_t>,
-    #[pin]
-    _pin: PhantomPinned,
-    data: UnsafeCell<T>,
-}
+/// `T` behind a `raw_spinlock_t` that is only ever taken with interrupts off, until the guard goes. Guards of several
+/// locks go in the reverse order of their making.
+pub(crate) type SpinLockIrq<T> = Lock<T, RawSpinLockIrq>;
 
-// SAFETY: The lock may be handed to another thread if what it protects may be.
-unsafe impl<T: Send> Send for SpinLockIrq<T> {}
-// SAFETY: Holders on several threads take turns.
-unsafe impl<T: Send> Sync for SpinLockIrq<T> {}
+/// How the `kernel` crate's [`Lock`] takes it.
+pub(crate) struct RawSpinLockIrq;
 
-impl<T> SpinLockIrq<T> {
-    /// A new lock. `key` tells lockdep which locks are of one kind.
-    pub(crate) fn new(
-        data: T,
-        name: &'static CStr,
-        key: Pin<&'static LockClassKey>,
-    ) -> impl PinInit<Self> {
-        pin_init!(Self {
-            lock <- Opaque::ffi_init(|slot| {
-                // SAFETY: `slot` is memory for the lock, which stays where it is.
-                unsafe { bindings::rkvm_raw_spin_lock_init(slot, name.as_char_ptr(), key.as_ptr()) }
-            }),
-            _pin: PhantomPinned,
-            data: UnsafeCell::new(data),
-        })
+// SAFETY: A raw spin lock has one holder at a time, and is taken in one way only.
+unsafe impl Backend for RawSpinLockIrq {
+    type State = kb::raw_spinlock_t;
+    /// The interrupt flag from before.
+    type GuardState = usize;
+
+    unsafe fn init(ptr: *mut Self::State, name: *const ffi::c_char, key: *mut kb::lock_class_key) {
+        // SAFETY: By the caller's promise.
+        unsafe { bindings::rkvm_raw_spin_lock_init(ptr, name, key) }
     }
 
-    /// Takes the lock; interrupts are off until the guard goes. Guards of several locks go in the reverse order of
-    /// their making.
     #[inline]
-    pub(crate) fn lock(&self) -> IrqGuard<'_, T> {
-        // SAFETY: The lock was initialised.
-        let flags = unsafe { bindings::rkvm_raw_spin_lock_irqsave(self.lock.get()) };
-        IrqGuard {
-            lock: self,
-            flags,
-            _not_send: NotThreadSafe,
-        }
+    unsafe fn lock(ptr: *mut Self::State) -> usize {
+        // SAFETY: By the caller's promise the lock was initialised.
+        unsafe { bindings::rkvm_raw_spin_lock_irqsave(ptr) }
     }
-}
-
-/// Evidence that the lock is held and interrupts are off.
-#[must_use = "the lock is released at once"]
-pub(crate) struct IrqGuard<'a, T> {
-    lock: &'a SpinLockIrq<T>,
-    flags: usize,
-    _not_send: NotThreadSafe,
-}
-
-impl<T> Deref for IrqGuard<'_, T> {
-    type Target = T;
 
     #[inline]
-    fn deref(&self) -> &T {
-        // SAFETY: The lock is held.
-        unsafe { &*self.lock.data.get() }
+    unsafe fn try_lock(ptr: *mut Self::State) -> Option<usize> {
+        let mut flags = 0;
+        // SAFETY: As above.
+        unsafe { bindings::rkvm_raw_spin_trylock_irqsave(ptr, &mut flags) }.then_some(flags)
     }
-}
 
-impl<T> DerefMut for IrqGuard<'_, T> {
     #[inline]
-    fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: The lock is held, and the guard is borrowed mutably.
-        unsafe { &mut *self.lock.data.get() }
+    unsafe fn unlock(ptr: *mut Self::State, flags: &usize) {
+        // SAFETY: By the caller's promise it holds the lock, and `flags` is what taking it returned.
+        unsafe { bindings::rkvm_raw_spin_unlock_irqrestore(ptr, *flags) };
     }
-}
 
-impl<T> Drop for IrqGuard<'_, T> {
     #[inline]
-    fn drop(&mut self) {
-        // SAFETY: This thread holds the lock, and `flags` is what taking it returned.
-        unsafe { bindings::rkvm_raw_spin_unlock_irqrestore(self.lock.lock.get(), self.flags) };
+    unsafe fn assert_is_held(ptr: *mut Self::State) {
+        // SAFETY: By the caller's promise the lock was initialised.
+        #[cfg(CONFIG_LOCKDEP)]
+        unsafe {
+            bindings::rkvm_raw_spin_assert_held(ptr)
+        };
+        #[cfg(not(CONFIG_LOCKDEP))]
+        let _ = ptr;
     }
 }
