@@ -52,7 +52,10 @@ use rkvm_core::{
 
 use super::{
     events::Injected,
-    exits::msr::REASON_UNKNOWN,
+    exits::{
+        msr::REASON_UNKNOWN,
+        registers::set_gpr, //
+    },
     requests,
     run::{
         Completion,
@@ -73,8 +76,13 @@ const FLAG_INSTRUCTION_BYTES: u64 = 1;
 impl Running<'_> {
     /// The linear address of the next instruction.
     pub(crate) fn linear_rip(&self) -> Gva {
-        let rip = self.hw.read(GUEST_RIP);
-        if self.in_64bit_code() {
+        self.linear_code(self.code_mode(), self.hw.read(GUEST_RIP))
+    }
+
+    /// The linear address of code at `rip`.
+    #[inline]
+    pub(crate) fn linear_code(&self, mode: Mode, rip: u64) -> Gva {
+        if mode == Mode::Long64 {
             Gva(rip)
         } else {
             Gva(segment::base(self.hw, SegReg::Cs).wrapping_add(rip) & 0xffff_ffff)
@@ -254,25 +262,24 @@ impl Running<'_> {
                         return Ok(Flow::Resume);
                     }
                 }
-                let mut words = [0u64; 4];
-                words[0] = FLAG_INSTRUCTION_BYTES;
-                let mut raw = [0u8; 16];
-                raw[0] = bytes.len;
-                for (to, from) in raw[1..].iter_mut().zip(bytes.bytes) {
-                    *to = from;
-                }
-                words[1] = u64::from_le_bytes([
-                    raw[0], raw[1], raw[2], raw[3], raw[4], raw[5], raw[6], raw[7],
-                ]);
-                words[2] = u64::from_le_bytes([
-                    raw[8], raw[9], raw[10], raw[11], raw[12], raw[13], raw[14], raw[15],
-                ]);
-                self.vcpu
-                    .run
-                    .set_internal_error(InternalError::Emulation, &words);
+                self.tell_instruction(bytes.len, &bytes.bytes);
                 Ok(Flow::ToUser)
             }
         }
+    }
+
+    /// KVM_INTERNAL_ERROR_EMULATION with the instruction: its length and its bytes, in two words.
+    fn tell_instruction(&mut self, len: u8, bytes: &[u8]) {
+        let mut raw = [0; 16];
+        raw[0] = len;
+        for (to, from) in raw[1..].iter_mut().zip(bytes) {
+            *to = *from;
+        }
+        let told = u128::from_le_bytes(raw);
+        let words = [FLAG_INSTRUCTION_BYTES, told as u64, (told >> 64) as u64, 0];
+        self.vcpu
+            .run
+            .set_internal_error(InternalError::Emulation, &words);
     }
 
     /// Takes the registers over, and what else an instruction leaves behind.
@@ -281,10 +288,7 @@ impl Running<'_> {
         while changed != 0 {
             let n = changed.trailing_zeros() as u8;
             changed &= changed.wrapping_sub(1);
-            match n {
-                4 => self.hw.write(GUEST_RSP, regs.read(4)),
-                n => self.hw.set_gpr(usize::from(n), regs.read(n)),
-            }
+            set_gpr(self.hw, n, regs.read(n));
         }
         self.hw.write(GUEST_RIP, regs.rip);
         if c.rflags {

@@ -14,7 +14,7 @@ pub(crate) mod io;
 mod memory;
 pub(crate) mod mmio;
 pub(crate) mod msr;
-mod registers;
+pub(crate) mod registers;
 mod state;
 mod task_switch;
 

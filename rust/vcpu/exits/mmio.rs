@@ -9,19 +9,13 @@
 
 use rkvm_core::{
     addr::{
-        Gpa,
-        Gva, //
+        Gpa, //
     },
     emulate::{
         Load,
-        Mode,
         Move, //
     },
     memslots::Generation,
-    regs::{
-        Gpr,
-        SegReg, //
-    },
     vmx::{
         fields::*,
         segment,
@@ -29,14 +23,17 @@ use rkvm_core::{
     },
 };
 
-use super::fast::Fast;
+use super::{
+    fast::Fast,
+    registers::{
+        gpr,
+        set_gpr, //
+    },
+};
 use crate::{
-    sys::{
-        trace::{
-            self,
-            MmioKind, //
-        },
-        vmx::Loaded, //
+    sys::trace::{
+        self,
+        MmioKind, //
     },
     vcpu::{
         run::Completion,
@@ -51,24 +48,6 @@ pub(crate) struct PendingLoad {
     load: Load,
     /// Bytes of the instruction.
     length: u8,
-}
-
-/// A general register, RSP among them.
-#[inline]
-fn gpr(hw: &Loaded<'_>, n: u8) -> u64 {
-    if n == Gpr::Rsp as u8 {
-        hw.read(GUEST_RSP)
-    } else {
-        hw.gpr(n.into())
-    }
-}
-
-fn set_gpr(hw: &Loaded<'_>, n: u8, value: u64) {
-    if n == Gpr::Rsp as u8 {
-        hw.write(GUEST_RSP, value);
-    } else {
-        hw.set_gpr(n.into(), value);
-    }
 }
 
 impl Running<'_> {
@@ -94,10 +73,7 @@ impl Running<'_> {
                 if taken {
                     return Fast::Handled;
                 }
-                self.vcpu.stats.mmio_exits.inc();
-                self.vcpu
-                    .run
-                    .set_mmio(gpa, value, width.bytes().into(), true);
+                self.user_mmio(gpa, value, width.bytes(), true)
             }
             Move::Load(load) => {
                 let mut bytes = [0; 8];
@@ -111,12 +87,15 @@ impl Running<'_> {
                 }
                 self.arch.events.injected = None;
                 self.arch.completion = Completion::MmioLoad(PendingLoad { gpa, load, length });
-                self.vcpu.stats.mmio_exits.inc();
-                self.vcpu
-                    .run
-                    .set_mmio(gpa, 0, load.from.bytes().into(), false);
+                self.user_mmio(gpa, 0, load.from.bytes(), false)
             }
         }
+    }
+
+    /// An access that user space answers.
+    fn user_mmio(&mut self, gpa: Gpa, value: u64, bytes: u8, write: bool) -> Fast {
+        self.vcpu.stats.mmio_exits.inc();
+        self.vcpu.run.set_mmio(gpa, value, bytes.into(), write);
         Fast::ToUser
     }
 
@@ -125,11 +104,7 @@ impl Running<'_> {
         let hw = self.hw;
         let mode = self.code_mode();
         let rip = hw.read(GUEST_RIP);
-        let at = if mode == Mode::Long64 {
-            Gva(rip)
-        } else {
-            Gva(segment::base(hw, SegReg::Cs).wrapping_add(rip) & 0xffff_ffff)
-        };
+        let at = self.linear_code(mode, rip);
         let (code, have) = self.peek_code(at, self.fetch_access(), slots)?;
         let insn = self
             .arch

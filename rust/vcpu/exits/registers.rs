@@ -19,6 +19,7 @@ use rkvm_core::{
 
 use crate::{
     host::host,
+    sys::vmx::Loaded,
     vcpu::{
         run::Flow,
         run_page::UserExit,
@@ -35,23 +36,37 @@ const AVX512: u64 = 7 << 5;
 const PKRU: u64 = 1 << 9;
 const AMX: u64 = 3 << 17;
 
+/// The general-purpose register with this number, RSP included.
+#[inline]
+pub(crate) fn gpr(hw: &Loaded<'_>, n: u8) -> u64 {
+    if n == Gpr::Rsp as u8 {
+        hw.read(GUEST_RSP)
+    } else {
+        hw.gpr(n.into())
+    }
+}
+
+/// Sets it.
+#[inline]
+pub(crate) fn set_gpr(hw: &Loaded<'_>, n: u8, value: u64) {
+    if n == Gpr::Rsp as u8 {
+        hw.write(GUEST_RSP, value);
+    } else {
+        hw.set_gpr(n.into(), value);
+    }
+}
+
 impl Running<'_> {
-    /// A general-purpose register by its number, RSP included.
+    /// A general-purpose register, RSP included.
     #[inline]
     pub(crate) fn gpr(&self, r: Gpr) -> u64 {
-        match r {
-            Gpr::Rsp => self.hw.read(GUEST_RSP),
-            r => self.hw.gpr(r as usize),
-        }
+        gpr(self.hw, r as u8)
     }
 
     /// Sets a general-purpose register, RSP included.
     #[inline]
     pub(crate) fn set_gpr(&mut self, r: Gpr, value: u64) {
-        match r {
-            Gpr::Rsp => self.hw.write(GUEST_RSP, value),
-            r => self.hw.set_gpr(r as usize, value),
-        }
+        set_gpr(self.hw, r as u8, value);
     }
 
     /// A register operand: 64 bits in 64-bit code, else 32.
