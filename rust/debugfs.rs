@@ -36,12 +36,16 @@ static ROOT: ModuleStatic<Dir> = ModuleStatic::new();
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
 /// Keeps the module's folder.
-pub(crate) struct Registration(#[expect(dead_code, reason = "held for its drop")] Installed<Dir>);
+pub(crate) struct Registration {
+    _root: Installed<Dir>,
+}
 
 impl Registration {
     /// Makes the folder. Without debugfs in the kernel there is none, and nothing fails.
     pub(crate) fn new() -> Self {
-        Self(ROOT.install(Dir::new(c"rkvm")))
+        Self {
+            _root: ROOT.install(Dir::new(c"rkvm")),
+        }
     }
 }
 

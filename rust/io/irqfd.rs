@@ -44,12 +44,17 @@ use crate::{
 static QUEUE: ModuleStatic<OwnedQueue> = ModuleStatic::new();
 
 /// Keeps the work queue, from before the first VM until after the last.
-pub(crate) struct Registration(#[allow(dead_code)] Installed<OwnedQueue>); // held for its drop
+pub(crate) struct Registration {
+    _queue: Installed<OwnedQueue>,
+}
 
 impl Registration {
     /// ENOMEM.
     pub(crate) fn new() -> Result<Self> {
-        Ok(Self(QUEUE.install(OwnedQueue::new(c"rkvm-irqfd")?)))
+        let queue = OwnedQueue::new(c"rkvm-irqfd")?;
+        Ok(Self {
+            _queue: QUEUE.install(queue),
+        })
     }
 }
 

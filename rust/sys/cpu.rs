@@ -2,6 +2,8 @@
 
 //! Facts about the host's CPUs that decide on mitigations.
 
+use kernel::types::NotThreadSafe;
+
 use super::bindings;
 
 /// Whether leaving L1 data behind for a guest would leak it (L1TF), and the CPU can flush it by command.
@@ -88,16 +90,22 @@ impl SignalMask {
         let mut old = 0;
         // SAFETY: The helper sets the current task's own mask.
         unsafe { bindings::rkvm_set_signal_mask(self.0, &mut old) };
-        ActiveMask(old, kernel::types::NotThreadSafe)
+        ActiveMask {
+            old,
+            _not_send: NotThreadSafe,
+        }
     }
 }
 
 /// The mask that comes back when this is dropped.
-pub(crate) struct ActiveMask(u64, #[allow(dead_code)] kernel::types::NotThreadSafe);
+pub(crate) struct ActiveMask {
+    old: u64,
+    _not_send: NotThreadSafe,
+}
 
 impl Drop for ActiveMask {
     fn drop(&mut self) {
         // SAFETY: As for `activate`, on the same thread.
-        unsafe { bindings::rkvm_set_signal_mask(self.0, core::ptr::null_mut()) };
+        unsafe { bindings::rkvm_set_signal_mask(self.old, core::ptr::null_mut()) };
     }
 }
