@@ -9,19 +9,19 @@
 mod context;
 mod enable;
 mod enter;
+mod host_state;
+mod loaded;
 mod ops;
 mod percpu;
 mod user_return;
 
-pub(crate) use context::{
-    Loaded,
-    VmcsContext, //
-};
+pub(crate) use context::VmcsContext;
 pub(crate) use enable::HwEnabled;
 pub(crate) use enter::{
     EntryGuard,
     EntryResult, //
 };
+pub(crate) use loaded::Loaded;
 pub(crate) use ops::{
     invept_global,
     invept_single,

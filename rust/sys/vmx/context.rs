@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A virtual CPU's VMCS and the hardware state that goes with it: where it is active, and what a thread that runs
-//! it has to save and restore when it is scheduled away.
+//! A virtual CPU's VMCS: on which CPU it is active, and how it stays with the thread that runs it.
 //!
 //! [`Loaded`] may migrate: the preempt notifier puts the state away when the thread is scheduled out and loads it
 //! on whatever CPU the thread comes back on, so between two VMREADs the CPU may change but the VMCS doesn't.
@@ -28,16 +27,9 @@ use kernel::{
     types::NotThreadSafe, //
 };
 use rkvm_core::addr::Hpa;
-use rkvm_core::vmx::{
-    fields::*,
-    Field,
-    FieldValue,
-    Readable,
-    Vmcs,
-    Writable, //
-};
 
 use super::{
+    loaded::Loaded,
     ops,
     percpu,
     user_return::{
@@ -52,12 +44,9 @@ use crate::sys::{
     page::TablePage, //
 };
 
-const MSR_KERNEL_GS_BASE: u32 = 0xc000_0102;
-const MSR_IA32_S_CET: u32 = 0x6a2;
-
 /// What the preempt notifier and the cross call reach.
 pub(super) struct Inner {
-    notifier: bindings::preempt_notifier,
+    pub(super) notifier: bindings::preempt_notifier,
     /// Links in the list of the CPU where the VMCS is active.
     pub(super) next: *mut Inner,
     previous: *mut Inner,
@@ -65,19 +54,19 @@ pub(super) struct Inner {
     cpu: AtomicI32,
     pub(super) vmcs: Hpa,
     pub(super) entry: bindings::rkvm_entry,
-    segments: bindings::rkvm_user_segments,
-    guest_kernel_gs_base: u64,
-    user_return: [u64; UserReturnMsr::COUNT],
+    pub(super) segments: bindings::rkvm_user_segments,
+    pub(super) guest_kernel_gs_base: u64,
+    pub(super) user_return: [u64; UserReturnMsr::COUNT],
     /// Which of them the guest can make use of.
-    user_return_needed: UserReturnMsrs,
+    pub(super) user_return_needed: UserReturnMsrs,
     /// The guest's KERNEL_GS_BASE and user-return MSRs are in the registers.
-    guest_loaded: bool,
+    pub(super) guest_loaded: bool,
     /// The VMCS was loaded on another CPU than before, or for the first time.
-    migrated: bool,
+    pub(super) migrated: bool,
     /// Where the GDT of the CPU in `cpu` is.
-    host_gdtr_base: u64,
+    pub(super) host_gdtr_base: u64,
     /// What HOST_FS_BASE holds.
-    host_fs_base: u64,
+    pub(super) host_fs_base: u64,
     pub(super) host_cr3: u64,
     pub(super) host_cr4: u64,
     /// The guest's PKRU, except between begin and end of an entry that switches it.
@@ -238,31 +227,6 @@ impl Inner {
         }
     }
 
-    /// Host state that differs from CPU to CPU. The VMCS is current.
-    ///
-    /// # Safety
-    ///
-    /// `this` is valid and its VMCS is current on this CPU, with preemption off.
-    unsafe fn write_cpu_state(this: *mut Self) {
-        let mut host = bindings::rkvm_host_state::default();
-        // SAFETY: Preemption is off; the structure is a local.
-        unsafe { bindings::rkvm_read_host_state(&mut host) };
-        let write = |field: u32, value: u64| {
-            // SAFETY: The VMCS is current, and the values are this CPU's own.
-            unsafe { ops::vmwrite(u64::from(field), value) }
-        };
-        write(HOST_TR_BASE::ENCODING, host.tr_base);
-        write(HOST_GDTR_BASE::ENCODING, host.gdtr_base);
-        write(HOST_GS_BASE::ENCODING, host.gs_base);
-        write(HOST_IA32_SYSENTER_ESP::ENCODING, host.sysenter_esp);
-        // SAFETY: Loaded by this thread.
-        unsafe {
-            (*this).host_gdtr_base = host.gdtr_base;
-            (*this).host_cr3 = 0;
-            (*this).host_cr4 = 0;
-        }
-    }
-
     /// Makes the VMCS inactive wherever it is active.
     ///
     /// # Safety
@@ -304,79 +268,6 @@ impl Inner {
             (*this).entry.flags &= !bindings::RKVM_ENTER_RESUME;
             (*this).entry.host_rsp = 0;
             (*this).cpu.store(-1, Ordering::Release);
-        }
-    }
-
-    /// Displaces what user space has in the registers by what the guest has. Preemption is off on `cpu`, which is this.
-    ///
-    /// # Safety
-    ///
-    /// `this` is loaded by this thread, with preemption off.
-    #[inline]
-    pub(super) unsafe fn load_guest_registers(this: *mut Self, cpu: u32) {
-        // SAFETY: Loaded by this thread.
-        unsafe {
-            if (*this).guest_loaded {
-                return;
-            }
-            Self::load_guest_registers_slow(this, cpu);
-        }
-    }
-
-    /// The registers are not loaded yet.
-    ///
-    /// # Safety
-    ///
-    /// As for `load_guest_registers`.
-    unsafe fn load_guest_registers_slow(this: *mut Self, cpu: u32) {
-        // SAFETY: Loaded by this thread, preemption is off.
-        unsafe {
-            bindings::rkvm_save_user_segments(addr_of_mut!((*this).segments));
-            let fs_base = (*this).segments.fs_base;
-            if (*this).host_fs_base != fs_base {
-                (*this).host_fs_base = fs_base;
-                ops::vmwrite(HOST_FS_BASE::ENCODING.into(), fs_base);
-            }
-            msr::write(MSR_KERNEL_GS_BASE, (*this).guest_kernel_gs_base);
-            Self::load_user_return_msrs(this, cpu);
-            (*this).guest_loaded = true;
-        }
-    }
-
-    /// Loads those MSRs that only user space would miss. Preemption is off on `cpu`, which is this.
-    ///
-    /// # Safety
-    ///
-    /// As for `load_guest_registers`.
-    #[inline]
-    unsafe fn load_user_return_msrs(this: *mut Self, cpu: u32) {
-        // SAFETY: Loaded by this thread, preemption is off.
-        unsafe {
-            let needed = (*this).user_return_needed;
-            if needed != UserReturnMsrs::NONE {
-                let values = &*ptr::addr_of!((*this).user_return);
-                percpu::of(cpu).user_return.load(values, needed);
-            }
-        }
-    }
-
-    /// The way back. Preemption is off.
-    ///
-    /// # Safety
-    ///
-    /// `this` is loaded by this thread, with preemption off.
-    unsafe fn restore_host_registers(this: *mut Self) {
-        // SAFETY: Loaded by this thread.
-        unsafe {
-            if !(*this).guest_loaded {
-                return;
-            }
-            (*this).guest_loaded = false;
-            (*this).guest_kernel_gs_base = msr::read(MSR_KERNEL_GS_BASE);
-            bindings::rkvm_restore_user_segments(
-                ptr::addr_of!((*this).segments),
-                (*this).host_gdtr_base,
-            );
         }
     }
 }
@@ -427,207 +318,3 @@ static NOTIFIER_OPS: NotifierOps = NotifierOps(bindings::preempt_ops {
     sched_in: Some(sched_in),
     sched_out: Some(sched_out),
 });
-
-/// A vCPU whose VMCS is current with this thread: the right to VMREAD and VMWRITE.
-pub(crate) struct Loaded<'a> {
-    pub(super) inner: *mut Inner,
-    _context: &'a mut VmcsContext,
-    _thread: NotThreadSafe,
-}
-
-impl Drop for Loaded<'_> {
-    fn drop(&mut self) {
-        // SAFETY: Registered by `load` on this thread.
-        unsafe {
-            bindings::rkvm_preempt_disable();
-            Inner::restore_host_registers(self.inner);
-            bindings::preempt_notifier_unregister(addr_of_mut!((*self.inner).notifier));
-            bindings::rkvm_preempt_enable();
-        }
-    }
-}
-
-impl Vmcs for Loaded<'_> {
-    #[inline(always)]
-    fn read<F: Readable>(&self, _field: F) -> F::Value {
-        // SAFETY: The VMCS is current with this thread.
-        F::Value::from_u64(unsafe { ops::vmread(u64::from(F::ENCODING)) })
-    }
-
-    #[inline(always)]
-    fn write<F: Writable>(&self, _field: F, value: F::Value) {
-        // SAFETY: The VMCS is current with this thread. Glue writes guest state and negotiated controls; host state
-        // that an exit depends on is written by `write_cpu_state` and `write_constant_host_state`.
-        unsafe { ops::vmwrite(u64::from(F::ENCODING), value.to_u64()) };
-    }
-}
-
-impl Loaded<'_> {
-    /// General-purpose register `n` in ModRM order. RSP is in the VMCS.
-    #[inline(always)]
-    pub(crate) fn gpr(&self, n: usize) -> u64 {
-        // SAFETY: Loaded by this thread; the index is masked.
-        unsafe { (*self.inner).entry.regs[n & 15] }
-    }
-
-    /// Sets general-purpose register `n`. RSP is in the VMCS.
-    #[inline(always)]
-    pub(crate) fn set_gpr(&self, n: usize, value: u64) {
-        // SAFETY: As above.
-        unsafe { (*self.inner).entry.regs[n & 15] = value };
-    }
-
-    /// All general-purpose registers; RSP's place is not filled.
-    #[inline]
-    pub(crate) fn gprs(&self) -> [u64; 16] {
-        // SAFETY: Loaded by this thread.
-        unsafe { (*self.inner).entry.regs }
-    }
-
-    /// CR2, which the CPU does not switch.
-    #[inline]
-    pub(crate) fn cr2(&self) -> u64 {
-        // SAFETY: Loaded by this thread.
-        unsafe { (*self.inner).entry.cr2 }
-    }
-
-    /// Sets CR2.
-    #[inline]
-    pub(crate) fn set_cr2(&self, value: u64) {
-        // SAFETY: As above.
-        unsafe { (*self.inner).entry.cr2 = value };
-    }
-
-    /// The guest's PKRU.
-    pub(crate) fn pkru(&self) -> u32 {
-        // SAFETY: Loaded by this thread.
-        unsafe { (*self.inner).pkru }
-    }
-
-    /// Sets the guest's PKRU.
-    pub(crate) fn set_pkru(&self, value: u32) {
-        // SAFETY: As above.
-        unsafe { (*self.inner).pkru = value };
-    }
-
-    /// The guest's IA32_SPEC_CTRL.
-    pub(crate) fn spec_ctrl(&self) -> u64 {
-        // SAFETY: As above.
-        unsafe { (*self.inner).entry.spec_ctrl }
-    }
-
-    /// Sets IA32_SPEC_CTRL; `passed_through` once the guest writes it without exits.
-    pub(crate) fn set_spec_ctrl(&self, value: u64, passed_through: bool) {
-        // SAFETY: As above.
-        unsafe {
-            (*self.inner).entry.spec_ctrl = value;
-            if passed_through {
-                (*self.inner).entry.flags |= bindings::RKVM_ENTER_SAVE_SPEC_CTRL;
-            }
-        }
-    }
-
-    /// Has every entry flush the L1 data cache first.
-    pub(crate) fn flush_l1d_at_entry(&self) {
-        // SAFETY: As above.
-        unsafe { (*self.inner).entry.flags |= bindings::RKVM_ENTER_FLUSH_L1D };
-    }
-
-    /// The guest's KERNEL_GS_BASE.
-    pub(crate) fn kernel_gs_base(&self) -> u64 {
-        // SAFETY: Paired; the register is read where it is, without a chance to be scheduled away in between.
-        unsafe {
-            bindings::rkvm_preempt_disable();
-            if (*self.inner).guest_loaded {
-                (*self.inner).guest_kernel_gs_base = msr::read(MSR_KERNEL_GS_BASE);
-            }
-            let value = (*self.inner).guest_kernel_gs_base;
-            bindings::rkvm_preempt_enable();
-            value
-        }
-    }
-
-    /// Sets the guest's KERNEL_GS_BASE. The value is canonical.
-    pub(crate) fn set_kernel_gs_base(&self, value: u64) {
-        // SAFETY: Paired, as above.
-        unsafe {
-            bindings::rkvm_preempt_disable();
-            if (*self.inner).guest_loaded {
-                msr::write(MSR_KERNEL_GS_BASE, value);
-            }
-            (*self.inner).guest_kernel_gs_base = value;
-            bindings::rkvm_preempt_enable();
-        }
-    }
-
-    /// Sets an MSR that is switched on the way to user space. The value is one that the register takes.
-    pub(crate) fn set_user_return_msr(&self, which: UserReturnMsr, value: u64) {
-        // SAFETY: Loaded by this thread.
-        unsafe { (*self.inner).user_return[which as usize] = value };
-        self.reload_user_return_msrs();
-    }
-
-    /// Sets which of these MSRs the guest can make use of. The others keep the host's values.
-    pub(crate) fn set_user_return_needed(&self, needed: UserReturnMsrs) {
-        // SAFETY: Loaded by this thread.
-        unsafe {
-            if (*self.inner).user_return_needed == needed {
-                return;
-            }
-            (*self.inner).user_return_needed = needed;
-        }
-        self.reload_user_return_msrs();
-    }
-
-    fn reload_user_return_msrs(&self) {
-        // SAFETY: As above, paired.
-        unsafe {
-            let cpu = bindings::rkvm_get_cpu();
-            if (*self.inner).guest_loaded {
-                Inner::load_user_return_msrs(self.inner, cpu);
-            }
-            bindings::rkvm_preempt_enable();
-        }
-    }
-
-    /// Whether the VMCS came to another CPU since the last call: its TLB tags and TSC offset may be stale.
-    #[inline]
-    pub(super) fn take_migrated(&self) -> bool {
-        // SAFETY: Loaded by this thread, preemption is off in the callers.
-        unsafe { core::mem::replace(&mut (*self.inner).migrated, false) }
-    }
-
-    /// Writes the host state that is the same on every CPU. Once for each VMCS. `load_cet`: exits load the CET state.
-    pub(crate) fn write_constant_host_state(&self, load_cet: bool) {
-        let mut host = bindings::rkvm_host_state::default();
-        // SAFETY: The structure is a local; what is read here does not differ between CPUs.
-        unsafe { bindings::rkvm_read_host_state(&mut host) };
-        self.write(HOST_CR0, host.cr0);
-        self.write(HOST_CS_SELECTOR, KERNEL_CS);
-        self.write(HOST_SS_SELECTOR, KERNEL_DS);
-        self.write(HOST_DS_SELECTOR, 0);
-        self.write(HOST_ES_SELECTOR, 0);
-        self.write(HOST_FS_SELECTOR, 0);
-        self.write(HOST_GS_SELECTOR, 0);
-        self.write(HOST_FS_BASE, 0);
-        self.write(HOST_TR_SELECTOR, TSS_SELECTOR);
-        self.write(HOST_IDTR_BASE, host.idtr_base);
-        self.write(HOST_IA32_SYSENTER_CS, host.sysenter_cs as u32);
-        self.write(HOST_IA32_SYSENTER_EIP, host.sysenter_eip);
-        self.write(HOST_IA32_PAT, host.pat);
-        self.write(HOST_IA32_EFER, host.efer);
-        if load_cet {
-            // The kernel uses indirect-branch tracking, no supervisor shadow stacks.
-            self.write(HOST_S_CET, msr::read_safe(MSR_IA32_S_CET).unwrap_or(0));
-            self.write(HOST_SSP, 0);
-            self.write(HOST_INTR_SSP_TABLE, 0);
-        }
-        // SAFETY: Gives the address of the exit label.
-        self.write(HOST_RIP, unsafe { bindings::rkvm_vmexit_address() } as u64);
-    }
-}
-
-/// `__KERNEL_CS`, `__KERNEL_DS` and the TSS's selector of Linux on x86-64.
-const KERNEL_CS: u16 = 0x10;
-const KERNEL_DS: u16 = 0x18;
-const TSS_SELECTOR: u16 = 0x40;

@@ -16,9 +16,9 @@ use rkvm_core::vmx::{
     Vmcs, //
 };
 
-use super::context::{
-    Inner,
-    Loaded, //
+use super::{
+    context::Inner,
+    loaded::Loaded, //
 };
 use crate::sys::{
     bindings,
@@ -172,9 +172,7 @@ impl EntryGuard<'_, '_> {
     pub(crate) fn forward_irq(&mut self, vector: u32) {
         self.irq = Some(vector);
     }
-}
 
-impl EntryGuard<'_, '_> {
     /// The exit was for a machine check: the host handles it as soon as its state is back.
     #[cold]
     pub(crate) fn forward_machine_check(&mut self) {
