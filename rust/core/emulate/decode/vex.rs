@@ -195,6 +195,8 @@ impl Cursor<'_> {
             // W is a part of the opcode: MOVD and MOVQ, elements of other sizes.
             (0x6e, _) | (0x7e, Rep::None) | (0x6f | 0x7f, _) => true,
             (0x7e | 0xd6, _) => i.wide(),
+            // LDDQU has no EVEX form.
+            (0xf0, _) => false,
             _ => !i.wide(),
         };
         let no_mask = matches!(i.opcode, 0x2a | 0x2b | 0xe7) || (scalar && !single);

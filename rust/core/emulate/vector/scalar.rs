@@ -31,7 +31,7 @@ impl Exec<'_> {
             // Between a general register or memory and the low element.
             (0x6e, _) => {
                 let value = self.rm(width)?;
-                self.set_low(self.insn.reg, u128::from(value))
+                self.set_low(self.vector_reg(), u128::from(value))
             }
             (0x7e, Rep::None) => {
                 let value = self.vector(self.vector_reg())? as u64;
@@ -40,7 +40,7 @@ impl Exec<'_> {
             // MOVQ between vector registers or memory.
             (0x7e, _) => {
                 let value = self.vector_element(width, 0)?;
-                self.set_low(insn.reg, u128::from(value))
+                self.set_low(self.vector_reg(), u128::from(value))
             }
             (0xd6, _) => match insn.rm {
                 Rm::Reg(_) => {
@@ -61,7 +61,10 @@ impl Exec<'_> {
     fn single_move(&mut self, width: Width) -> Reply {
         let load = self.insn.opcode == 0x10;
         let reg = self.vector_reg();
-        let moves = self.insn.opmask == 0 || self.ops.read_opmask(self.insn.opmask)? & 1 != 0;
+        let moves = match (self.insn.encoding, self.insn.opmask) {
+            (Encoding::Evex, k @ 1..) => self.ops.read_opmask(k)? & 1 != 0,
+            _ => true,
+        };
         let low = u128::from(width.mask());
         let (to, from, rest) = if self.insn.rm == Rm::Mem {
             if !load {
@@ -100,7 +103,7 @@ impl Exec<'_> {
         } else {
             (rest & !low) | value
         };
-        self.set_low(self.insn.reg, value)
+        self.set_low(self.vector_reg(), value)
     }
 
     /// What a move of a part leaves in the destination: its own content, or that of VEX.vvvv.
@@ -119,7 +122,7 @@ impl Exec<'_> {
         Ok(u128::from_le_bytes(raw))
     }
 
-    /// Replaces the low 128 bits of a vector register; VEX forms clear the rest.
+    /// Replaces the low 128 bits of a vector register; VEX and EVEX forms clear the rest.
     fn set_low(&mut self, r: u8, value: u128) -> Reply {
         let clear = self.insn.encoding != Encoding::Legacy;
         self.ops.write_vector(r, &value.to_le_bytes(), clear)

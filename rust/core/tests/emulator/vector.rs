@@ -131,10 +131,38 @@ fn evex_scalars_name_all_registers() {
         m.cpu.vectors[17],
         bytes(|n| if high(n) { 0x40 | n } else { 0 })
     );
+    // vmovd xmm17, [rdi]; vmovq xmm17, [rdi]; vmovlpd xmm17, xmm17, [rdi]
+    for (code, moved, kept) in [
+        (&[0x62, 0xe1, 0x7d, 0x08, 0x6e, 0x0f], 4u8, 0u8),
+        (&[0x62, 0xe1, 0xfe, 0x08, 0x7e, 0x0f], 8, 0),
+        (&[0x62, 0xe1, 0xf5, 0x00, 0x12, 0x0f], 8, 0x40),
+    ] {
+        let mut m = machine(code, DATA, 0);
+        let other = m.cpu.vectors[1];
+        m.complete();
+        let expected = |n| match n {
+            n if n < moved => n,
+            8..=15 if kept != 0 => kept | n,
+            _ => 0,
+        };
+        assert_eq!(m.cpu.vectors[17], bytes(expected), "{code:x?}");
+        assert_eq!(m.cpu.vectors[1], other);
+    }
     // vmovq [rdi + 8], xmm17
     let mut m = machine(&[0x62, 0xe1, 0xfd, 0x08, 0xd6, 0x4f, 0x01], DATA, 0);
     m.complete();
     assert_eq!(m.cpu.get(DATA + 8, 8), &bytes(|n| 0x40 | n)[..8]);
+}
+
+#[test]
+fn a_mask_is_forgotten_with_its_instruction() {
+    // vmovss xmm0{k1}, [rdi], then movss xmm0, [rdi] in its place.
+    let mut m = machine(&[0x62, 0xf1, 0x7e, 0x09, 0x10, 0x07], DATA, 0);
+    m.complete();
+    m.regs.rip = CODE;
+    m.cpu.put(CODE, &[0xf3, 0x0f, 0x10, 0x07]);
+    m.complete();
+    assert_eq!(m.cpu.vectors[0][..4], [0, 1, 2, 3]);
 }
 
 #[test]
