@@ -2,7 +2,7 @@
 
 //! Random instructions that user mode can run, with registers that make their memory operands hit the data pages.
 
-use crate::native::{Registers, CODE, DATA, DATA_BYTES};
+use crate::native::{has_avx512, Registers, CODE, DATA, DATA_BYTES};
 use rkvm_core::emulate::insn::{Base, Rm};
 use rkvm_core::emulate::table::{self, Imm, Loc, Op};
 use rkvm_core::emulate::*;
@@ -28,6 +28,18 @@ impl Random {
     /// True once in `n` times.
     pub fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
+    }
+
+    /// An opmask: all, none, one, or some.
+    pub fn mask(&mut self) -> u64 {
+        let r = self.next();
+        match self.below(6) {
+            0 => u64::MAX,
+            1 => 0,
+            2 => 1 << (r & 15),
+            3 => 0xffff << (r & 15),
+            _ => r,
+        }
     }
 
     /// A value that likes the edges.
@@ -115,7 +127,7 @@ pub fn allowed(insn: &Insn, long: bool) -> bool {
         _ if insn.segment == rkvm_core::regs::SegReg::Fs => false,
         Op::Popf => insn.opcode == 0x9d,
         Op::Touch | Op::Clac | Op::Stac => long,
-        _ if insn.encoding == insn::Encoding::Evex => false,
+        _ if insn.encoding == insn::Encoding::Evex => has_avx512(),
         _ => true,
     }
 }
@@ -172,6 +184,9 @@ impl Generator {
         // A mandatory prefix stands before REX already.
         let mandatory = matches!(template[0], 0x66 | 0xf2 | 0xf3);
         code.extend(&template[usize::from(mandatory)..]);
+        if template[0] == 0x62 {
+            vary_evex(random, long, &mut code);
+        }
         let opcode_end = code.len();
         // The last byte of a template is ModRM where the opcode has one; its mod and rm are free.
         for n in 0..12 {
@@ -189,7 +204,8 @@ impl Generator {
             gpr: [0; 16],
             rip: CODE + 0x800,
             rflags: 0x202 | (random.next() & 0xcd5),
-            ymm: [[0; 32]; 16],
+            vectors: [[0; 64]; 32],
+            opmasks: [0; 8],
         };
         if random.one_in(16) {
             registers.rflags |= 0x4_0000;
@@ -197,10 +213,19 @@ impl Generator {
         for r in &mut registers.gpr {
             *r = random.value();
         }
-        for v in &mut registers.ymm {
-            for part in v.chunks_mut(8) {
+        for (n, v) in registers.vectors.iter_mut().enumerate() {
+            // What the processor has.
+            let bytes = match has_avx512() {
+                true => 64,
+                false if n < 16 => 32,
+                false => 0,
+            };
+            for part in v[..bytes].chunks_mut(8) {
                 part.copy_from_slice(&random.next().to_le_bytes());
             }
+        }
+        if has_avx512() {
+            registers.opmasks = std::array::from_fn(|_| random.mask());
         }
         registers.gpr[4] = place(random) & !7;
         aim(random, &mut insn, &mut code, opcode_end, &mut registers);
@@ -249,7 +274,7 @@ fn place(random: &mut Random) -> u64 {
 
 fn prefixes(random: &mut Random, long: bool, template: &[u8]) -> Vec<u8> {
     let mut p = Vec::new();
-    if matches!(template[0], 0xc4 | 0xc5) {
+    if matches!(template[0], 0x62 | 0xc4 | 0xc5) && template.len() > 3 {
         return p;
     }
     let mandatory = matches!(template[0], 0x66 | 0xf2 | 0xf3);
@@ -276,6 +301,19 @@ fn prefixes(random: &mut Random, long: bool, template: &[u8]) -> Vec<u8> {
         p.push(0x40 | random.below(16) as u8);
     }
     p
+}
+
+/// Picks other registers and another opmask for an instruction with EVEX.
+fn vary_evex(random: &mut Random, long: bool, code: &mut [u8]) {
+    if long {
+        code[1] ^= random.next() as u8 & 0xf0;
+    }
+    code[3] ^= random.next() as u8 & 7;
+    if random.one_in(8) {
+        // vvvv and V', which most have no use for.
+        code[2] ^= random.next() as u8 & 0x78;
+        code[3] ^= random.next() as u8 & 8;
+    }
 }
 
 /// Changes registers or displacement so that the operands of the instruction lie in the data pages.
@@ -370,9 +408,11 @@ fn templates(long: bool) -> Vec<Vec<Vec<u8>>> {
         heads.push(vec![opcode]);
         heads.push(vec![0x0f, opcode]);
         heads.push(vec![0x0f, 0x38, opcode]);
+        heads.push(vec![0x0f, 0x3a, opcode]);
         for p in [0x66, 0xf2, 0xf3] {
             heads.push(vec![p, 0x0f, opcode]);
             heads.push(vec![p, 0x0f, 0x38, opcode]);
+            heads.push(vec![p, 0x0f, 0x3a, opcode]);
         }
         for payload in [0x78u8, 0x79, 0x7a, 0x7b, 0x7c, 0x7d, 0x7e, 0x60, 0x51, 0x33] {
             heads.push(vec![0xc4, 0xe1, payload, opcode]);
@@ -380,6 +420,14 @@ fn templates(long: bool) -> Vec<Vec<Vec<u8>>> {
                 for high in [0xe0u8, 0x40] {
                     heads.push(vec![0xc4, high | map, payload, opcode]);
                     heads.push(vec![0xc4, high | map, payload ^ 0x80, opcode]);
+                }
+            }
+        }
+        for map in [1u8, 2, 3, 5] {
+            for second in [0x7cu8, 0x7d, 0x7e, 0x7f, 0xfc, 0xfd, 0xfe, 0xff] {
+                // Vector lengths, without and with a mask, and with zeroing.
+                for third in [0x08, 0x28, 0x48, 0x09, 0x29, 0x49, 0x89, 0xa9, 0xc9] {
+                    heads.push(vec![0x62, 0xf0 | map, second, third, opcode]);
                 }
             }
         }

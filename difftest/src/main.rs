@@ -108,7 +108,8 @@ impl Run {
         self.mirror.code = [0xcc; 16];
         self.mirror.code[..case.code.len()].copy_from_slice(&case.code);
         self.mirror.mode = generate::mode(case.long);
-        self.mirror.ymm = case.registers.ymm;
+        self.mirror.vectors = case.registers.vectors;
+        self.mirror.opmasks = case.registers.opmasks;
         let mut regs = Regs {
             gpr: case.registers.gpr,
             rip: case.registers.rip,
@@ -132,13 +133,16 @@ impl Run {
         let verdict = compare::compare(
             &insn,
             &case.registers,
-            (&regs, &self.mirror.ymm, &ending),
+            (&regs, &self.mirror.vectors, &ending),
             (&after, &trap),
             same_data,
         );
         if let Verdict::Different(what) = verdict {
             let hex: Vec<String> = case.code.iter().map(|b| format!("{b:02x}")).collect();
-            let key = format!("{name} {:02x} {}", insn.opcode, what.kind);
+            let key = format!(
+                "{:?} {name} {:02x} {}",
+                insn.encoding, insn.opcode, what.kind
+            );
             let e = self.failures.entry(key).or_insert_with(|| {
                 let mode = if case.long { 64 } else { 32 };
                 (0, format!("  {} ({mode}-bit) {}", hex.join(" "), what.text))

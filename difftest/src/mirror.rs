@@ -2,7 +2,7 @@
 
 //! The emulator's side: a user-mode vCPU whose memory looks like the native process's.
 
-use crate::native::{CODE, DATA, DATA_BYTES, READ_ONLY};
+use crate::native::{has_avx512, CODE, DATA, DATA_BYTES, READ_ONLY};
 use rkvm_core::addr::{Gpa, Gva};
 use rkvm_core::emulate::*;
 use rkvm_core::exception::{pfec, Exception};
@@ -16,8 +16,10 @@ pub struct Mirror {
     pub data: Box<[u8; DATA_BYTES]>,
     /// Mode of the code.
     pub mode: Mode,
-    /// YMM registers.
-    pub ymm: [[u8; 32]; 16],
+    /// ZMM registers.
+    pub vectors: [[u8; 64]; 32],
+    /// Opmask registers.
+    pub opmasks: [u64; 8],
 }
 
 impl Mirror {
@@ -27,7 +29,8 @@ impl Mirror {
             code: [0xcc; 16],
             data: Box::new([0; DATA_BYTES]),
             mode: Mode::Long64,
-            ymm: [[0; 32]; 16],
+            vectors: [[0; 64]; 32],
+            opmasks: [0; 8],
         }
     }
 
@@ -195,7 +198,11 @@ impl VcpuOps for Mirror {
     }
 
     fn xcr0(&mut self) -> u64 {
-        7
+        if has_avx512() {
+            0xe7
+        } else {
+            7
+        }
     }
 
     fn set_xcr(&mut self, _: u32, _: u64) -> Reply {
@@ -207,12 +214,12 @@ impl VcpuOps for Mirror {
     }
 
     fn read_vector(&mut self, number: u8, into: &mut [u8]) -> Reply {
-        into.copy_from_slice(&self.ymm[usize::from(number)][..into.len()]);
+        into.copy_from_slice(&self.vectors[usize::from(number)][..into.len()]);
         Ok(())
     }
 
     fn write_vector(&mut self, number: u8, from: &[u8], clear_rest: bool) -> Reply {
-        let v = &mut self.ymm[usize::from(number)];
+        let v = &mut self.vectors[usize::from(number)];
         v[..from.len()].copy_from_slice(from);
         if clear_rest {
             v[from.len()..].fill(0);
@@ -220,8 +227,8 @@ impl VcpuOps for Mirror {
         Ok(())
     }
 
-    fn read_opmask(&mut self, _: u8) -> Reply<u64> {
-        Err(Stop::Unhandled)
+    fn read_opmask(&mut self, number: u8) -> Reply<u64> {
+        Ok(self.opmasks[usize::from(number)])
     }
 
     fn read_mmx(&mut self, _: u8) -> Reply<u64> {
@@ -244,6 +251,9 @@ pub fn native_has(feature: Feature) -> bool {
         Feature::Adx => is_x86_feature_detected!("adx"),
         Feature::Sse42 => is_x86_feature_detected!("sse4.2"),
         Feature::Cx16 => is_x86_feature_detected!("cmpxchg16b"),
+        Feature::Avx2 => is_x86_feature_detected!("avx2"),
+        Feature::Avx512f | Feature::Avx512bw => has_avx512(),
+        Feature::Avx512vl => is_x86_feature_detected!("avx512vl"),
         Feature::Movdiri => crate::native::leaf7_ecx() >> 27 & 1 != 0,
         Feature::Movdir64b => crate::native::leaf7_ecx() >> 28 & 1 != 0,
         _ => true,

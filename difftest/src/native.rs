@@ -34,8 +34,10 @@ pub struct Registers {
     pub rip: u64,
     /// RFLAGS.
     pub rflags: u64,
-    /// YMM0 to YMM15.
-    pub ymm: [[u8; 32]; 16],
+    /// ZMM0 to ZMM31; on a processor without AVX-512, YMM0 to YMM15 and zeros.
+    pub vectors: [[u8; 64]; 32],
+    /// The opmask registers, or zeros.
+    pub opmasks: [u64; 8],
 }
 
 /// How the instruction ended.
@@ -60,7 +62,10 @@ struct Context {
     pad2: u64,
     host_rsp: u64,
     stack_top: [u64; 11],
-    ymm: [[u8; 32]; 16],
+    vectors: [[u8; 64]; 32],
+    opmasks: [u64; 8],
+    /// Whether there is AVX-512 state to load.
+    avx512: u64,
 }
 
 static mut RESULT: Option<(Registers, Trap)> = None;
@@ -81,22 +86,23 @@ difftest_enter:
     mov ecx, 0x2b
     mov ds, ecx
     mov es, ecx
-    vmovdqu ymm0, ymmword ptr [0x10000100]
-    vmovdqu ymm1, ymmword ptr [0x10000120]
-    vmovdqu ymm2, ymmword ptr [0x10000140]
-    vmovdqu ymm3, ymmword ptr [0x10000160]
-    vmovdqu ymm4, ymmword ptr [0x10000180]
-    vmovdqu ymm5, ymmword ptr [0x100001a0]
-    vmovdqu ymm6, ymmword ptr [0x100001c0]
-    vmovdqu ymm7, ymmword ptr [0x100001e0]
-    vmovdqu ymm8, ymmword ptr [0x10000200]
-    vmovdqu ymm9, ymmword ptr [0x10000220]
-    vmovdqu ymm10, ymmword ptr [0x10000240]
-    vmovdqu ymm11, ymmword ptr [0x10000260]
-    vmovdqu ymm12, ymmword ptr [0x10000280]
-    vmovdqu ymm13, ymmword ptr [0x100002a0]
-    vmovdqu ymm14, ymmword ptr [0x100002c0]
-    vmovdqu ymm15, ymmword ptr [0x100002e0]
+    cmp qword ptr [0x10000940], 0
+    jne 1f
+    .irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    vmovdqu ymm\n, ymmword ptr [0x10000100 + 64 * \n]
+    .endr
+    jmp 2f
+1:
+    .irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    vmovdqu64 zmm\n, zmmword ptr [0x10000100 + 64 * \n]
+    .endr
+    .irp n, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31
+    vmovdqu64 zmm\n, zmmword ptr [0x10000100 + 64 * \n]
+    .endr
+    .irp n, 0, 1, 2, 3, 4, 5, 6, 7
+    kmovq k\n, qword ptr [0x10000900 + 8 * \n]
+    .endr
+2:
     mov esp, 0x100000f8
     push qword ptr [0x10000080]
     popfq
@@ -148,8 +154,61 @@ extern "C" {
     fn difftest_handler();
 }
 
-/// Offset of the upper halves of YMM in the XSAVE area of a signal frame.
-const YMM_HIGH: usize = 576;
+/// Offsets in the XSAVE area of a signal frame: the upper halves of YMM, opmasks, the upper halves of ZMM0 to ZMM15, and
+/// ZMM16 to ZMM31. CPUID leaf 0DH has the last three.
+static OFFSETS: std::sync::OnceLock<[usize; 4]> = std::sync::OnceLock::new();
+
+fn offsets() -> [usize; 4] {
+    // SAFETY: every processor with AVX has this leaf. (Newer compilers know that.)
+    #[allow(unused_unsafe)]
+    let offset = |n| unsafe { std::arch::x86_64::__cpuid_count(0xd, n).ebx as usize };
+    [576, offset(5), offset(6), offset(7)]
+}
+
+/// The vector and opmask registers in the XSAVE area `area`.
+///
+/// # Safety
+///
+/// `area` is that of a signal frame.
+unsafe fn vectors(area: *const u8) -> ([[u8; 64]; 32], [u64; 8]) {
+    let mut all = [[0u8; 64]; 32];
+    let mut opmasks = [0; 8];
+    let Some([ymm, masks, high, upper]) = OFFSETS.get() else {
+        return (all, opmasks);
+    };
+    // SAFETY: the frame has the components that XSTATE_BV names, where CPUID says. One in its initial state is not
+    // written.
+    unsafe {
+        let present = std::ptr::read_unaligned(area.add(512) as *const u64);
+        let has = |n: u64| present >> n & 1 != 0;
+        let copy = |to: &mut [u8], from: usize| {
+            std::ptr::copy_nonoverlapping(area.add(from), to.as_mut_ptr(), to.len());
+        };
+        for (n, v) in all.iter_mut().enumerate() {
+            if n >= 16 {
+                if has(7) {
+                    copy(v, upper + 64 * (n - 16));
+                }
+                continue;
+            }
+            if has(1) {
+                copy(&mut v[..16], 160 + 16 * n);
+            }
+            if has(2) {
+                copy(&mut v[16..32], ymm + 16 * n);
+            }
+            if has(6) {
+                copy(&mut v[32..], high + 32 * n);
+            }
+        }
+        if has(5) {
+            for (n, k) in opmasks.iter_mut().enumerate() {
+                *k = std::ptr::read_unaligned(area.add(masks + 8 * n) as *const u64);
+            }
+        }
+    }
+    (all, opmasks)
+}
 
 unsafe extern "C" fn handler(
     _signal: libc::c_int,
@@ -190,26 +249,13 @@ unsafe extern "C" fn handler(
         ]
         .map(r);
         let fp = uc.uc_mcontext.fpregs as *const u8;
-        let mut ymm = [[0u8; 32]; 16];
-        for (n, v) in ymm.iter_mut().enumerate() {
-            std::ptr::copy_nonoverlapping(fp.add(160 + 16 * n), v.as_mut_ptr(), 16);
-            std::ptr::copy_nonoverlapping(fp.add(YMM_HIGH + 16 * n), v.as_mut_ptr().add(16), 16);
-        }
-        // A component in its initial state is not written: XSTATE_BV says which are.
-        let present = std::ptr::read_unaligned(fp.add(512) as *const u64);
-        for v in &mut ymm {
-            if present & 2 == 0 {
-                v[..16].fill(0);
-            }
-            if present & 4 == 0 {
-                v[16..].fill(0);
-            }
-        }
+        let (vectors, opmasks) = vectors(fp);
         let registers = Registers {
             gpr,
             rip: r(libc::REG_RIP),
             rflags: r(libc::REG_EFL),
-            ymm,
+            vectors,
+            opmasks,
         };
         let trap = Trap {
             vector: r(libc::REG_TRAPNO),
@@ -234,6 +280,11 @@ const SIGNALS: [libc::c_int; 5] = [
     libc::SIGBUS,
 ];
 
+/// Whether the processor has AVX-512 with opmasks of 64 bits.
+pub fn has_avx512() -> bool {
+    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
+}
+
 /// CPUID leaf 7, ECX; asked for once, since it may be slow in a virtual machine.
 pub fn leaf7_ecx() -> u32 {
     static ECX: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
@@ -254,6 +305,7 @@ pub struct Native {
 impl Native {
     /// Maps code and data and takes the signals. There can be one in a process, which must have one thread.
     pub fn new() -> std::io::Result<Self> {
+        OFFSETS.get_or_init(offsets);
         // SAFETY: fixed mappings that must not replace anything, checked; handlers and stack stay for good.
         unsafe {
             let none = libc::PROT_NONE;
@@ -338,7 +390,9 @@ impl Native {
             let c = &mut *(CONTEXT as *mut Context);
             c.gpr = registers.gpr;
             c.rflags = registers.rflags;
-            c.ymm = registers.ymm;
+            c.vectors = registers.vectors;
+            c.opmasks = registers.opmasks;
+            c.avx512 = has_avx512().into();
             c.far_offset = registers.rip as u32;
             c.far_selector = 0x23;
             c.target = if long {
