@@ -144,34 +144,40 @@ impl Running<'_> {
         });
     }
 
-    /// Writes the event for the next entry, or opens the windows through which those that wait will come.
+    /// Writes the event for the next entry, or opens the windows through which those that wait will come. NMIs and
+    /// interrupts that a debugger holds back wait without a window: it would stay open, and the guest would never run.
     pub(crate) fn inject_events(&mut self) {
         if self.events_wait() {
             self.vcpu.requests.set_own(Request::Event);
             return;
         }
+        let held_back = self.arch.guest_debug.blocks_interrupts();
         if let Some(event) = self.arch.events.injected {
             self.write_event(event);
         } else if let Some(e) = self.arch.events.exception.take() {
             self.inject_exception(e);
-        } else if self.arch.events.nmis > 0 && self.nmi_allowed() {
+        } else if !held_back {
+            self.inject_interrupt();
+        }
+        let nmi_waits = !held_back && self.arch.events.nmis > 0;
+        self.set_primary(Primary::NMI_WINDOW_EXITING, nmi_waits);
+        let interrupt_waits = !held_back && self.has_interrupt() || self.user_wants_window();
+        self.set_primary(Primary::INTR_WINDOW_EXITING, interrupt_waits);
+        self.update_tpr_threshold();
+    }
+
+    /// Writes an NMI, or else an interrupt, if one waits and the guest takes it now.
+    fn inject_interrupt(&mut self) {
+        if self.arch.events.nmis > 0 && self.nmi_allowed() {
             self.arch.events.nmis = self.arch.events.nmis.saturating_sub(1);
             self.set_event(EventInfo::NMI);
-        } else if self.has_interrupt()
-            && self.interrupt_allowed()
-            && !self.arch.guest_debug.blocks_interrupts()
-        {
+        } else if self.has_interrupt() && self.interrupt_allowed() {
             if let Some(vector) = self.take_interrupt() {
                 self.vcpu.stats.irq_injections.inc();
                 trace::inj_virq(vector, false, false);
                 self.set_event(EventInfo::interrupt(vector));
             }
         }
-        let nmi_waits = self.arch.events.nmis > 0;
-        self.set_primary(Primary::NMI_WINDOW_EXITING, nmi_waits);
-        let interrupt_waits = self.has_interrupt() || self.user_wants_window();
-        self.set_primary(Primary::INTR_WINDOW_EXITING, interrupt_waits);
-        self.update_tpr_threshold();
     }
 
     fn set_event(&mut self, info: EventInfo) {

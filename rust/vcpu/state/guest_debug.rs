@@ -64,7 +64,7 @@ impl GuestDebug {
         self.control & USE_HW_BP != 0
     }
 
-    /// No interrupts while the debugger steps.
+    /// Neither interrupts nor NMIs while the debugger steps.
     #[inline]
     pub(crate) fn blocks_interrupts(&self) -> bool {
         self.control & BLOCKIRQ != 0
@@ -110,6 +110,8 @@ impl Running<'_> {
         self.write_dr7();
         self.set_rflags(flags);
         self.write_exception_bitmap();
+        // What it held back may come now, and the other way round.
+        self.vcpu.requests.set_own(Request::Event);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! KVM_SET_GUEST_DEBUG: single steps, INT3 for the debugger, breakpoints by address.
+//! KVM_SET_GUEST_DEBUG: single steps, INT3 for the debugger, breakpoints by address, interrupts held back.
 
 use crate::asm::*;
 use crate::device::Device;
@@ -21,8 +21,16 @@ const NOP: u64 = CPUID + 2;
 const INT3: u64 = NOP + 1;
 const SECOND_NOP: u64 = INT3 + 1;
 const HLT: u64 = SECOND_NOP + 1;
+const NMI: u8 = 2;
+const VECTOR: u8 = 0x60;
+const VECTOR_PORT: u16 = 0x40;
 
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
+    stops(t, dev)?;
+    held_back(t, dev)
+}
+
+fn stops(t: &mut Tap, dev: &Device) -> Outcome {
     let vm = Vm::new(dev)?;
     let ram = vm.add_ram(0, 0, MIB)?;
     let mut vcpu = vm.vcpu(0)?;
@@ -73,13 +81,83 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         0,
     );
 
-    let off = kvm_guest_debug::default();
-    sys::ioctl_with(vcpu.raw(), sys::KVM_SET_GUEST_DEBUG, &off)?;
+    debugger_leaves(&vcpu)?;
     t.eq(
         "without a debugger the guest goes on",
         vcpu.run()?,
         Exit::Hlt,
     );
+    Ok(())
+}
+
+/// KVM_GUESTDBG_BLOCKIRQ: an interrupt and an NMI wait while the guest is stepped through code that would take both.
+fn held_back(t: &mut Tap, dev: &Device) -> Outcome {
+    let vm = Vm::with_irqchip(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut vcpu = vm.vcpu(0)?;
+    let code = asm64(|a| {
+        a.sti()?;
+        a.nop()?;
+        a.cpuid()?;
+        a.nop()?;
+        a.hlt()
+    });
+    setup::start(&vcpu, &ram, Mode::Long, &code)?;
+    for vector in [NMI, VECTOR] {
+        let at = CODE + 0x800 + u64::from(vector) * 32;
+        let handler = assemble(64, at, |a| {
+            a.mov(al, i32::from(vector))?;
+            a.out(i32::from(VECTOR_PORT), al)?;
+            a.iretq()
+        });
+        ram.write(at, &handler);
+        setup::gate(&ram, Mode::Long, vector, at);
+    }
+    enable_apic(&vcpu)?;
+    vm.fd.signal_msi(kvm_msi {
+        address_lo: 0xfee0_0000,
+        data: u32::from(VECTOR),
+        ..Default::default()
+    })?;
+    sys::ioctl(vcpu.raw(), sys::KVM_NMI, 0)?;
+
+    let steps = [("STI", 1), ("NOP", 2), ("CPUID", 4), ("NOP", 5)];
+    for (instruction, end) in steps {
+        control(
+            &vcpu,
+            KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_BLOCKIRQ,
+            [0; 8],
+        )?;
+        let step = vcpu.run()?;
+        t.eq(
+            format!("held back: a step over {instruction}"),
+            (step, at(&mut vcpu).0),
+            (Exit::Debug(DB), CODE + end),
+        );
+    }
+    debugger_leaves(&vcpu)?;
+    for (event, vector) in [("the NMI", NMI), ("the interrupt", VECTOR)] {
+        t.eq(
+            format!("without a debugger {event} is taken"),
+            vcpu.run()?,
+            Exit::out8(VECTOR_PORT, vector),
+        );
+    }
+    Ok(())
+}
+
+/// Sets the software enable of the local APIC.
+fn enable_apic(vcpu: &Vcpu) -> Outcome {
+    const SPURIOUS: usize = 0xf0;
+    let mut lapic = vcpu.fd.get_lapic()?;
+    lapic.regs[SPURIOUS + 1] |= 1;
+    vcpu.fd.set_lapic(&lapic)?;
+    Ok(())
+}
+
+fn debugger_leaves(vcpu: &Vcpu) -> Outcome {
+    let off = kvm_guest_debug::default();
+    sys::ioctl_with(vcpu.raw(), sys::KVM_SET_GUEST_DEBUG, &off)?;
     Ok(())
 }
 
