@@ -241,6 +241,9 @@ impl Running<'_> {
                 if let Some(c) = completed {
                     self.commit(regs, &c);
                 }
+                if let Some(flow) = self.debugger_takes(&e) {
+                    return Ok(flow);
+                }
                 self.queue_exception(e);
                 Ok(Flow::Resume)
             }
@@ -310,8 +313,7 @@ impl Running<'_> {
             self.hw.write(GUEST_INTERRUPTIBILITY_INFO, new);
         }
         let mut trap = c.trap;
-        if trap & dr::DR6_BS != 0 && self.arch.guest_debug.steps() {
-            // The trap flag is the debugger's.
+        if trap & dr::DR6_BS != 0 && self.arch.guest_debug.takes_debug_exceptions() {
             self.trap_after_instruction();
             trap &= !dr::DR6_BS;
         }

@@ -13,6 +13,7 @@ pub mod asm;
 pub mod bench;
 pub mod device;
 pub mod errno;
+pub mod prefix;
 pub mod ram;
 pub mod setup;
 pub mod sys;

@@ -8,7 +8,7 @@
 
 use crate::addr::{Gpa, Gva};
 use crate::exception::Exception;
-use crate::regs::{cr4, SegReg};
+use crate::regs::{cr4, dr, SegReg};
 
 use super::cet::Cet;
 use super::state::{Cr, Mode, Segment, TableKind, TableReg};
@@ -266,6 +266,11 @@ pub trait VcpuOps {
     fn dr(&mut self, number: u8) -> u64;
     /// Replaces a debug register, 0 to 3, 6 or 7; reserved bits are the implementation's to check.
     fn set_dr(&mut self, number: u8, value: u64) -> Reply;
+    /// Whether MOV to and from debug registers raises #DB: DR7.GD of whoever has the debug registers, the guest or a
+    /// debugger in user space.
+    fn general_detect(&mut self) -> bool {
+        self.dr(7) & dr::DR7_GD != 0
+    }
     /// IA32_EFER.
     fn efer(&mut self) -> u64;
     /// RDMSR with all its checks. [`Stop::User`] asks for [`super::UserExit::ReadMsr`].

@@ -102,7 +102,7 @@ impl Exec<'_> {
             }
             number = number.wrapping_add(2);
         }
-        if self.ops.dr(7) & dr::DR7_GD != 0 {
+        if self.ops.general_detect() {
             return Err(Exception::db(dr::DR6_BD).into());
         }
         let r = self.rm_register();

@@ -419,6 +419,10 @@ impl VcpuOps for View<'_, '_> {
         Ok(self.r.set_debug_register(number, value)?)
     }
 
+    fn general_detect(&mut self) -> bool {
+        self.r.general_detect()
+    }
+
     fn efer(&mut self) -> u64 {
         self.r.arch.efer
     }

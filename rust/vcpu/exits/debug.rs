@@ -73,12 +73,12 @@ impl Running<'_> {
 
     pub(super) fn exit_dr_access(&mut self) -> Result<Flow> {
         let access = DrAccess::decode(self.hw.read(EXIT_QUALIFICATION));
-        if self.arch.debug.dr7 & dr::DR7_GD != 0 && self.cpl() == 0 {
-            if let Some(flow) = self.debugger_takes_dr_access() {
+        let result = self.access_debug_register(access);
+        if let Err(e) = &result {
+            if let Some(flow) = self.debugger_takes_dr_access(e) {
                 return Ok(flow);
             }
         }
-        let result = self.access_debug_register(access);
         self.retire(result)
     }
 
@@ -98,7 +98,7 @@ impl Running<'_> {
         if aliased && self.read_cr4() & cr4::DE != 0 {
             return Err(Exception::UD);
         }
-        if self.arch.debug.dr7 & dr::DR7_GD != 0 {
+        if self.general_detect() {
             return Err(Exception::db(dr::DR6_BD));
         }
         if access.read {

@@ -7,6 +7,7 @@ use kernel::prelude::*;
 use rkvm_core::{
     exception::{
         Exception,
+        Payload,
         Vector, //
     },
     regs::{
@@ -75,7 +76,8 @@ impl GuestDebug {
         self.control & USE_SW_BP != 0
     }
 
-    fn takes_debug_exceptions(&self) -> bool {
+    /// #DB is the debugger's.
+    pub(crate) fn takes_debug_exceptions(&self) -> bool {
         self.control & (SINGLESTEP | USE_HW_BP) != 0
     }
 }
@@ -150,13 +152,21 @@ impl Running<'_> {
 
     /// DR7 for the guest: its own, or the debugger's.
     pub(crate) fn write_dr7(&self) {
+        self.hw.write(GUEST_DR7, self.dr7_in_force());
+    }
+
+    fn dr7_in_force(&self) -> u64 {
         let debug = &self.arch.guest_debug;
-        let dr7 = if debug.owns_debug_registers() {
+        if debug.owns_debug_registers() {
             debug.dr7
         } else {
             self.arch.debug.dr7
-        };
-        self.hw.write(GUEST_DR7, dr7);
+        }
+    }
+
+    /// Whether MOV to and from debug registers raises #DB.
+    pub(crate) fn general_detect(&self) -> bool {
+        self.dr7_in_force() & dr::DR7_GD != 0
     }
 
     /// The breakpoint addresses that are in force.
@@ -168,6 +178,14 @@ impl Running<'_> {
         }
     }
 
+    /// KVM_EXIT_DEBUG if the exception is a #DB and the debugger's.
+    pub(crate) fn debugger_takes(&self, e: &Exception) -> Option<Flow> {
+        match e.payload {
+            Payload::Dr6(conditions) => self.debugger_takes_db(conditions),
+            _ => None,
+        }
+    }
+
     /// KVM_EXIT_DEBUG if #DB is the debugger's. `conditions` in the positive logic of exit qualifications.
     pub(crate) fn debugger_takes_db(&self, conditions: u64) -> Option<Flow> {
         if !self.arch.guest_debug.takes_debug_exceptions() {
@@ -176,9 +194,9 @@ impl Running<'_> {
         Some(self.debug_exit(Vector::Db, conditions | dr::DR6_INIT))
     }
 
-    /// KVM_EXIT_DEBUG if the debugger uses the debug registers that the guest wants to touch.
-    pub(crate) fn debugger_takes_dr_access(&self) -> Option<Flow> {
-        if !self.arch.guest_debug.owns_debug_registers() {
+    /// KVM_EXIT_DEBUG if an access to a debug register raised #DB because the debugger has them.
+    pub(crate) fn debugger_takes_dr_access(&self, e: &Exception) -> Option<Flow> {
+        if e.vector != Vector::Db || !self.arch.guest_debug.owns_debug_registers() {
             return None;
         }
         Some(self.debug_exit(Vector::Db, dr::DR6_BD | dr::DR6_INIT))
@@ -199,7 +217,7 @@ impl Running<'_> {
 
     /// An instruction that was emulated or exited is complete, and the trap flag is set.
     pub(crate) fn trap_after_instruction(&mut self) {
-        if self.arch.guest_debug.steps() {
+        if self.arch.guest_debug.takes_debug_exceptions() {
             self.vcpu.requests.set_own(Request::DebugStep);
         } else {
             self.single_step();

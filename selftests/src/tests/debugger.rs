@@ -4,6 +4,7 @@
 
 use crate::asm::*;
 use crate::device::Device;
+use crate::prefix::{Prefix, PREFIX};
 use crate::setup::{self, Mode, CODE};
 use crate::sys;
 use crate::tap::Tap;
@@ -15,6 +16,9 @@ use kvm_bindings::*;
 const DB: u32 = 1;
 const BP: u32 = 3;
 const DR6_BS: u64 = 1 << 14;
+const DR6_BD: u64 = 1 << 13;
+/// Neither a condition nor the bit that is clear for one.
+const DR6_NOTHING: u64 = 0xffff_0ff0;
 /// Lengths of the instructions in order: MOV, CPUID, NOP, INT3, NOP, HLT.
 const CPUID: u64 = CODE + 5;
 const NOP: u64 = CPUID + 2;
@@ -27,6 +31,7 @@ const VECTOR_PORT: u16 = 0x40;
 
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     stops(t, dev)?;
+    general_detect(t, dev)?;
     held_back(t, dev)
 }
 
@@ -87,6 +92,52 @@ fn stops(t: &mut Tap, dev: &Device) -> Outcome {
         vcpu.run()?,
         Exit::Hlt,
     );
+    Ok(())
+}
+
+/// DR7.GD: the debugger's stops the guest at an access to a debug register, executed or emulated; the guest's own does not
+/// count meanwhile.
+fn general_detect(t: &mut Tap, dev: &Device) -> Outcome {
+    const GD: u64 = 1 << 13 | 1 << 10;
+    const EMULATED: u64 = CODE + 3 + PREFIX.len() as u64;
+    let stop = |at| (Exit::Debug(DB), (at, DR6_NOTHING | DR6_BD));
+    let vm = Vm::new(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut vcpu = vm.vcpu(0)?;
+    let code = asm64(|a| {
+        a.mov(rax, dr0)?;
+        a.db(&PREFIX)?;
+        a.mov(rax, dr0)?;
+        a.hlt()
+    });
+    setup::start(&vcpu, &ram, Mode::Long, &code)?;
+
+    control(&vcpu, KVM_GUESTDBG_USE_HW_BP, [0, 0, 0, 0, 0, 0, 0, GD])?;
+    let exit = vcpu.run()?;
+    t.eq("DR7.GD", (exit, at(&mut vcpu)), stop(CODE));
+    vcpu.with_regs(|r| r.rip += 3)?;
+    match Prefix::on() {
+        Ok(_on) => {
+            let exit = vcpu.run()?;
+            t.eq(
+                "DR7.GD in the emulator",
+                (exit, at(&mut vcpu)),
+                stop(EMULATED),
+            );
+        }
+        Err(why) => t.skip("DR7.GD in the emulator", why),
+    }
+
+    let mut own = vcpu.fd.get_debug_regs()?;
+    own.dr7 = GD;
+    vcpu.fd.set_debug_regs(&own)?;
+    vcpu.with_regs(|r| r.rip = EMULATED)?;
+    control(
+        &vcpu,
+        KVM_GUESTDBG_USE_HW_BP,
+        [0, 0, 0, 0, 0, 0, 0, 1 << 10],
+    )?;
+    t.eq("the guest's own DR7.GD waits", vcpu.run()?, Exit::Hlt);
     Ok(())
 }
 

@@ -3,9 +3,8 @@
 //! The same instruction executed by the processor and by the emulator, from the same state: everything that can be seen
 //! afterwards has to be equal.
 //!
-//! The emulator is asked for by the prefix `ud2; .ascii "kvm"`, which the module parameter `force_emulation_prefix` turns on.
-//! The prefix lies in front of the place of the instruction, so that all addresses are the same. If the prefix were not
-//! taken, the guest would see a #UD five bytes earlier: no case can pass by chance.
+//! The emulator is asked for by a prefix, which lies in front of the place of the instruction, so that all addresses are the
+//! same. If the prefix were not taken, the guest would see a #UD five bytes earlier: no case can pass by chance.
 
 mod cases;
 mod end;
@@ -13,6 +12,7 @@ mod guest;
 
 use crate::device::Device;
 use crate::errno::Errno;
+use crate::prefix::{Prefix, PREFIX};
 use crate::ram::Ram;
 use crate::tap::Tap;
 use crate::vcpu::Vcpu;
@@ -22,28 +22,15 @@ use cases::Case;
 use end::End;
 use guest::{Guest, Image, Mode};
 use kvm_bindings::*;
-use std::fs;
-
-const PREFIX: [u8; 5] = [0x0f, 0x0b, b'k', b'v', b'm'];
-/// On, and RFLAGS.RF cleared: the processor sets it in the state that it saves at a fault, as the #UD of the prefix is one.
-const ON: &str = "3";
 
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
-    let c_kvm = !std::path::Path::new("/sys/module/rkvm").exists();
-    let module = if c_kvm { "kvm" } else { "rkvm" };
-    let parameter = format!("/sys/module/{module}/parameters/force_emulation_prefix");
-    let old = match fs::read_to_string(&parameter)
-        .and_then(|old| fs::write(&parameter, ON).map(|()| old))
-    {
-        Ok(old) => old,
-        Err(e) => {
-            t.skip("emulated as executed", format!("{parameter}: {e}"));
-            return Ok(());
+    match Prefix::on() {
+        Ok(prefix) => all(t, dev, prefix.is_of_c_kvm()),
+        Err(why) => {
+            t.skip("emulated as executed", why);
+            Ok(())
         }
-    };
-    let result = all(t, dev, c_kvm);
-    fs::write(&parameter, old.trim())?;
-    result
+    }
 }
 
 fn all(t: &mut Tap, dev: &Device, c_kvm: bool) -> Outcome {
