@@ -4,5 +4,6 @@
 
 mod ept_cases;
 mod ept_model;
+mod ept_world;
 mod sim;
 mod walk_oracle;
