@@ -76,25 +76,6 @@ impl<M: TableMemory> Ept<'_, M> {
         })
     }
 
-    /// Clears the dirty flags of the span and reports each page that had one: `dirty` gets its first frame and level.
-    /// Only with A/D flags. Lock: read.
-    pub fn clear_dirty(
-        &self,
-        span: &mut Span,
-        budget: Budget,
-        pending: &mut Pending,
-        mut dirty: impl FnMut(Gfn, Level),
-    ) -> Progress {
-        self.visit(span, budget, |leaf| {
-            if let Some(old) = self.change(leaf, Entry::clean) {
-                if old.0 & Entry::DIRTY != 0 {
-                    pending.stale_entry();
-                    dirty(leaf.gfn, leaf.level);
-                }
-            }
-        })
-    }
-
     /// Has the next write to each page that meets the span be seen while the processor logs where it sets dirty flags:
     /// pages of 4 KiB lose theirs, larger ones W, to be split by the next write. Only with A/D flags. Lock: read.
     pub fn watch_writes(&self, span: &mut Span, budget: Budget, pending: &mut Pending) -> Progress {

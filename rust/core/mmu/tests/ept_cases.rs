@@ -329,29 +329,6 @@ fn pages_age_with_and_without_flags() {
 }
 
 #[test]
-fn dirty_pages_are_reported_once() {
-    let sim = Sim::new();
-    let ept = Ept::new(&sim, sim.alloc(), &AD);
-    let mut cache = Cache::new(&sim);
-    cache.top_up();
-    let _ = ept.map(&request(4, 40, Level::Page4K, Access::W), &mut cache);
-    let mut reports = std::vec::Vec::new();
-    for _ in 0..2 {
-        let mut pending = Pending::new();
-        let _ = ept.clear_dirty(
-            &mut Span::new(Gfn(0), Gfn(9)),
-            Budget::UNLIMITED,
-            &mut pending,
-            |gfn, l| {
-                reports.push((gfn, l));
-            },
-        );
-        settle(&sim, pending);
-    }
-    assert_eq!(reports, [(Gfn(4), Level::Page4K)]);
-}
-
-#[test]
 fn watched_pages_stay_writable_if_they_are_small() {
     let sim = Sim::new();
     let ept = Ept::new(&sim, sim.alloc(), &AD);
@@ -375,14 +352,13 @@ fn watched_pages_stay_writable_if_they_are_small() {
         assert!(!large.entry.permits(Access::W) && large.entry.permits(Access::R));
     }
     // The processor sets the flag, and logs that.
-    let mut logged = std::vec::Vec::new();
     let _ = ept.map(&request(513, 1025, Level::Page4K, Access::W), &mut cache);
-    let _ = ept.clear_dirty(
-        &mut Span::new(Gfn(0), Gfn(1024)),
-        Budget::UNLIMITED,
-        &mut Pending::new(),
-        |gfn, _| logged.push(gfn),
-    );
+    let mut logged = std::vec::Vec::new();
+    let _ = ept.leaves(&mut ept.whole(), Budget::UNLIMITED, |gfn, _, entry| {
+        if entry.is_dirty(&AD) {
+            logged.push(gfn);
+        }
+    });
     assert_eq!(
         logged,
         [Gfn(513)],

@@ -15,7 +15,6 @@ use crate::mmu::ept::*;
 use crate::mmu::memory::*;
 use proptest::prelude::*;
 use std::boxed::Box;
-use std::collections::BTreeSet;
 use std::vec;
 use std::vec::Vec;
 
@@ -35,7 +34,8 @@ enum Step {
     ToggleLog(usize),
     Age(usize, u64),
     GetDirtyLog(usize),
-    ClearDirty(usize, u64),
+    /// A part of the slot of the frame, that many pages from there.
+    ClearDirtyLog(usize, u64),
     /// Zap some frames in small portions, with faults in between.
     PausedZap(usize, usize, u32),
     NewRoot,
@@ -55,7 +55,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..SLOTS.len()).prop_map(Step::ToggleLog),
         2 => (frame(), 1u64..1000).prop_map(|(f, n)| Step::Age(f, n)),
         1 => (0..SLOTS.len()).prop_map(Step::GetDirtyLog),
-        1 => (frame(), 1u64..1000).prop_map(|(f, n)| Step::ClearDirty(f, n)),
+        1 => (frame(), 1u64..1000).prop_map(|(f, n)| Step::ClearDirtyLog(f, n)),
         1 => (frame(), frame(), 1u32..700).prop_map(|(f, g, n)| Step::PausedZap(f, g, n)),
         1 => Just(Step::NewRoot),
     ]
@@ -167,6 +167,7 @@ impl World {
                         self.bump_generation();
                         self.zap(old.base_gfn.0, old.end_gfn().0);
                         self.dirty.retain(|gfn| !old.contains(Gfn(*gfn)));
+                        self.written.retain(|gfn| !old.contains(Gfn(*gfn)));
                     }
                     None => {
                         self.slots[i] = Some(region(i));
@@ -188,7 +189,12 @@ impl World {
                 .unwrap();
                 self.slots[i] = Some(slot);
                 self.bump_generation();
-                self.write_protect(&slot, if on { 333 } else { u32::MAX });
+                self.written.retain(|gfn| !slot.contains(Gfn(*gfn)));
+                self.watch(
+                    slot.base_gfn,
+                    slot.end_gfn(),
+                    if on { 333 } else { u32::MAX },
+                );
             }
             Step::Age(f, n) => {
                 let (s, e) = (Gfn(FRAMES[f]), Gfn(FRAMES[f] + n));
@@ -198,26 +204,14 @@ impl World {
             }
             Step::GetDirtyLog(i) => {
                 if let Some(slot) = self.slots[i].filter(Region::logs_dirty_pages) {
-                    self.dirty.retain(|gfn| !slot.contains(Gfn(*gfn)));
-                    self.write_protect(&slot, 50);
+                    self.take_dirty_log(slot.base_gfn, slot.end_gfn(), 50);
                 }
             }
-            Step::ClearDirty(f, n) => {
-                if self.format.ad {
-                    let (s, e) = (Gfn(FRAMES[f]), Gfn(FRAMES[f] + n));
-                    let mut pending = Pending::new();
-                    let mut reports = BTreeSet::new();
-                    let done = self.ept().clear_dirty(
-                        &mut Span::new(s, e),
-                        Budget::UNLIMITED,
-                        &mut pending,
-                        |gfn, _| {
-                            assert!(reports.insert(gfn), "reported twice");
-                        },
-                    );
-                    assert_eq!(done, Progress::Done);
-                    assert_eq!(pending.needs_flush(), !reports.is_empty());
-                    self.settle(pending);
+            Step::ClearDirtyLog(f, n) => {
+                let slot = self.slot(FRAMES[f]).filter(Region::logs_dirty_pages);
+                if let Some(slot) = slot {
+                    let end = slot.end_gfn().min(Gfn(FRAMES[f] + n));
+                    self.take_dirty_log(Gfn(FRAMES[f]), end, u32::MAX);
                 }
             }
             Step::PausedZap(f, g, n) => {
@@ -266,8 +260,8 @@ impl World {
     }
 }
 
-fn run(format: &'static Format, steps: &[Step]) {
-    let mut world = World::new(format);
+fn run(format: &'static Format, pml: bool, steps: &[Step]) {
+    let mut world = World::new(format, pml);
     for (i, s) in steps.iter().enumerate() {
         world.run(s);
         world.check_tlb();
@@ -283,11 +277,16 @@ proptest! {
 
     #[test]
     fn no_entry_goes_beyond_slot_and_host(steps in proptest::collection::vec(step(), 1..400)) {
-        run(&AD, &steps);
+        run(&AD, false, &steps);
     }
 
     #[test]
     fn nor_without_accessed_flags(steps in proptest::collection::vec(step(), 1..400)) {
-        run(&NO_AD, &steps);
+        run(&NO_AD, false, &steps);
+    }
+
+    #[test]
+    fn nor_while_the_processor_logs_writes(steps in proptest::collection::vec(step(), 1..400)) {
+        run(&AD, true, &steps);
     }
 }

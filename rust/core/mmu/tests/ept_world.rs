@@ -34,6 +34,14 @@ pub(super) const FRAMES: [u64; 22] = [
     0x1000, 0x1200, 0x4_0000, 0x4_0201, 0x8_ffff,
 ];
 
+/// What a processor remembers of a page.
+pub(super) struct Translation {
+    pfn: Pfn,
+    rights: Access,
+    /// It need not set the dirty flag any more.
+    dirty: bool,
+}
+
 pub(super) struct World {
     pub(super) sim: &'static Sim,
     pub(super) format: &'static Format,
@@ -47,13 +55,18 @@ pub(super) struct World {
     pub(super) replaced_many: BTreeMap<u64, u64>,
     /// Host frames that are shared copy-on-write.
     pub(super) shared: BTreeSet<u64>,
+    /// The processor logs where it sets dirty flags, and what it has logged.
+    pub(super) pml: bool,
+    pub(super) logged: BTreeSet<u64>,
+    /// The dirty log, and what the guest has written in slots that log since it was taken.
     pub(super) dirty: BTreeSet<u64>,
-    pub(super) tlb: BTreeMap<u64, (Pfn, Access)>,
+    pub(super) written: BTreeSet<u64>,
+    pub(super) tlb: BTreeMap<u64, Translation>,
     pub(super) cache: Cache<'static>,
 }
 
 impl World {
-    pub(super) fn new(format: &'static Format) -> Self {
+    pub(super) fn new(format: &'static Format, pml: bool) -> Self {
         let sim: &'static Sim = Box::leak(Box::new(Sim::new()));
         let mut world = Self {
             sim,
@@ -66,7 +79,10 @@ impl World {
             replaced: BTreeMap::new(),
             replaced_many: BTreeMap::new(),
             shared: BTreeSet::new(),
+            pml,
+            logged: BTreeSet::new(),
             dirty: BTreeSet::new(),
+            written: BTreeSet::new(),
             tlb: BTreeMap::new(),
             cache: Cache::new(sim),
         };
@@ -210,8 +226,10 @@ impl World {
     /// A vCPU touches a page: by the TLB, or by the tables, setting flags as it goes.
     pub(super) fn access(&mut self, gfn: u64, need: Access) {
         self.sim.walk_all(self.root, self.format.root);
-        if let Some((_, rights)) = self.tlb.get(&gfn) {
-            if rights.contains(need) {
+        let write = need == Access::W;
+        if let Some(known) = self.tlb.get(&gfn) {
+            if known.rights.contains(need) && (!write || known.dirty || !self.format.ad) {
+                self.note_write(gfn, write);
                 return;
             }
         }
@@ -225,11 +243,20 @@ impl World {
             }
             if e.permits(need) {
                 if self.format.ad {
-                    let dirty = if need == Access::W { Entry::DIRTY } else { 0 };
+                    let dirty = if write { Entry::DIRTY } else { 0 };
                     self.sim.set_bits(table, index, Entry::ACCESSED | dirty);
                 }
-                let pfn = Pfn(e.pfn().0 + (gfn & level.offset_mask()));
-                self.tlb.insert(gfn, (pfn, e.access()));
+                let dirty = e.0 & Entry::DIRTY != 0;
+                if self.pml && write && !dirty {
+                    self.logged.insert(gfn);
+                }
+                let known = Translation {
+                    pfn: Pfn(e.pfn().0 + (gfn & level.offset_mask())),
+                    rights: e.access(),
+                    dirty: dirty || write,
+                };
+                self.tlb.insert(gfn, known);
+                self.note_write(gfn, write);
             } else if let Some(m) = self.mmio.decode(e) {
                 assert_eq!(m.gfn, Gfn(gfn));
                 if m.is_current(self.generation) {
@@ -245,16 +272,41 @@ impl World {
         self.generation = done.generation;
     }
 
-    pub(super) fn write_protect(&mut self, slot: &Region, budget: u32) {
-        let mut span = Span::new(slot.base_gfn, slot.end_gfn());
+    fn note_write(&mut self, gfn: u64, write: bool) {
+        if write && self.slot(gfn).is_some_and(|s| s.logs_dirty_pages()) {
+            self.written.insert(gfn);
+        }
+    }
+
+    /// Every write since the log was taken is in the log, or comes into it from the processor's.
+    pub(super) fn check_log(&self) {
+        for gfn in &self.written {
+            let told = self.dirty.contains(gfn) || self.logged.contains(gfn);
+            assert!(told, "the write to {gfn:#x} is in no log");
+        }
+    }
+
+    /// Takes the log of these frames, and has the next write to each be seen again.
+    pub(super) fn take_dirty_log(&mut self, start: Gfn, end: Gfn, budget: u32) {
+        self.check_log();
+        // The vCPUs leave the guest and hand over what was logged for them.
+        self.dirty.append(&mut self.logged);
+        self.dirty.retain(|gfn| !(start.0..end.0).contains(gfn));
+        self.written.retain(|gfn| !(start.0..end.0).contains(gfn));
+        self.watch(start, end, budget);
+    }
+
+    /// Has the next write to each page of the frames be seen.
+    pub(super) fn watch(&mut self, start: Gfn, end: Gfn, budget: u32) {
+        let mut span = Span::new(start, end);
         loop {
             let mut pending = Pending::new();
-            let progress = self.ept().write_protect(
-                &mut span,
-                WriteProtect::ForLogging,
-                Budget(budget),
-                &mut pending,
-            );
+            let (ept, budget) = (self.ept(), Budget(budget));
+            let progress = if self.pml {
+                ept.watch_writes(&mut span, budget, &mut pending)
+            } else {
+                ept.write_protect(&mut span, WriteProtect::ForLogging, budget, &mut pending)
+            };
             self.settle(pending);
             match progress {
                 Progress::Done => return,
@@ -273,20 +325,21 @@ impl World {
             assert!(slot.is_writable(), "{what}: {gfn:#x} is read-only");
             assert!(!self.shared.contains(&host), "{what}: {gfn:#x} is shared");
             assert!(
-                !slot.logs_dirty_pages() || self.dirty.contains(&gfn),
+                self.pml || !slot.logs_dirty_pages() || self.dirty.contains(&gfn),
                 "{what}: {gfn:#x} is writable, but not in the log"
             );
         }
     }
 
     pub(super) fn check_tlb(&self) {
-        for (gfn, (pfn, rights)) in &self.tlb {
-            self.check_page(*gfn, *pfn, *rights, "TLB");
+        for (gfn, known) in &self.tlb {
+            self.check_page(*gfn, known.pfn, known.rights, "TLB");
         }
     }
 
     pub(super) fn check_all(&self) {
         self.check_tlb();
+        self.check_log();
         let mut count = [0; 6];
         let all = self.ept().leaves(
             &mut self.ept().whole(),
