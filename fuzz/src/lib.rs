@@ -11,6 +11,7 @@ pub mod corpus;
 pub mod emulator;
 pub mod input;
 pub mod scene;
+pub mod tables;
 
 #[path = "../../rust/core/tests/emulator/mock.rs"]
 pub mod mock;

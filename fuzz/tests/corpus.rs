@@ -27,3 +27,11 @@ fn the_emulator_holds_what_it_promises() {
 fn the_chips_hold_what_they_promise() {
     replay(include_str!("../corpus/chips.hex"), rkvm_fuzz::chips::check);
 }
+
+#[test]
+fn the_tables_hold_what_they_promise() {
+    replay(
+        include_str!("../corpus/tables.hex"),
+        rkvm_fuzz::tables::check,
+    );
+}
