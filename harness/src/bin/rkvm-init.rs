@@ -156,9 +156,10 @@ impl Init {
     }
 
     fn new(data: File) -> Result<Init> {
-        // Programs start where this one is. Had each to change its folder, std would need sockets to start them by,
-        // which not every kernel has.
+        // Programs start where this one is and are found where it finds them. Had each a folder or a PATH of its own, std
+        // would need sockets to start them by, which not every kernel has.
         std::env::set_current_dir("/root")?;
+        std::env::set_var("PATH", "/usr/bin");
         let mut kmsg = OpenOptions::new()
             .read(true)
             .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
@@ -259,7 +260,6 @@ impl Init {
         let mut command = Command::new(program);
         command
             .args(args)
-            .env("PATH", "/usr/bin")
             .env("HOME", "/root")
             .env("RKVM_DEV", task.device.node())
             .env("RUST_BACKTRACE", "1")
