@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -12,6 +12,7 @@ use rkvm_harness::fileset::FileSet;
 use rkvm_harness::guest;
 use rkvm_harness::job::Device;
 use rkvm_harness::job::Outcome;
+use rkvm_harness::job::Report;
 use rkvm_harness::job::Task;
 use rkvm_harness::paths::new_folder;
 use rkvm_harness::paths::Paths;
@@ -70,9 +71,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let vmlinux = args.machine.vmlinux(&paths)?;
     let config = args.machine.config(&paths);
     println!(
-        "powering on a machine with {} CPUs, {} MiB",
+        "powering on a machine: CPUs {}, memory {} MiB",
         config.cpus, config.mem
     );
+    let started = Instant::now();
     let mut done = false;
     let boot = session::boot(
         &config,
@@ -86,10 +88,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
                 done |= text.starts_with("GUEST-DONE");
                 println!("guest | {text}");
             }
-            Line::Report(report) => println!(
-                "harness | {}",
-                report.to_string().trim_start_matches('\x01')
-            ),
+            Line::Report(report) => {
+                if let Some(text) = in_words(report) {
+                    println!("=== {:3.0} s: {text}", started.elapsed().as_secs_f64());
+                }
+            }
         },
     )?;
     if let Fate::Hung(why) | Fate::Crashed(why) = &boot.fate {
@@ -108,4 +111,19 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let how = outcome.map_or("nothing".into(), |outcome| outcome.to_string());
     println!("the guest did not get to its end: {how}");
     Ok(ExitCode::FAILURE)
+}
+
+/// What a person who watches wants to know of a report.
+fn in_words(report: &Report) -> Option<String> {
+    Some(match report {
+        Report::Up(ticks) => format!("the host is up after {} M instructions", ticks / 1_000_000),
+        Report::Kernel(_, line) => format!("the host's kernel complains: {line}"),
+        Report::End(_, outcome, ticks) => {
+            format!(
+                "the guest's VMM ended after {} M instructions: {outcome}",
+                ticks / 1_000_000
+            )
+        }
+        Report::Begin(_) | Report::Done => return None,
+    })
 }
