@@ -22,6 +22,7 @@ mod tests;
 pub use self::{
     access::{
         is_identity,
+        is_task_priority,
         Effects,
         Eoi,
         MsrFault, //
@@ -340,6 +341,24 @@ impl<S: Deref<Target = Shared>> Lapic<S> {
     pub fn set_cr8(&mut self, value: u64) {
         self.set_reg(Reg::TPR, (value as u32 & 0xf) << 4);
         self.update_ppr();
+    }
+
+    /// Writes the task priority, all of it. Look for a deliverable vector afterwards.
+    #[inline]
+    pub fn set_tpr(&mut self, value: u8) {
+        self.set_reg(Reg::TPR, value.into());
+        self.update_ppr();
+    }
+
+    /// The word that a guest with KVM_SET_VAPIC_ADDR finds in its memory: the task priority in bits 7:0, the class of the
+    /// highest vector in service in bits 15:8, the highest one that waits in bits 31:24.
+    pub fn vapic_word(&mut self) -> u32 {
+        if self.shared.inbox.has_vectors() {
+            self.merge();
+        }
+        let tpr = self.reg(Reg::TPR) as u8;
+        let class = self.highest_isr().unwrap_or(0) & 0xf0;
+        u32::from_le_bytes([tpr, class, 0, self.highest_irr().unwrap_or(0)])
     }
 
     /// VMX's TPR threshold: the class of the pending vector that a lower TPR would let through, else 0.

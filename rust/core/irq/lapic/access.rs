@@ -215,8 +215,7 @@ impl<S: Deref<Target = Shared>> Lapic<S> {
                 effects.recheck = self.deliverable().is_some();
             }
             Reg::TPR => {
-                self.set_reg(Reg::TPR, value & 0xff);
-                self.update_ppr();
+                self.set_tpr(value as u8);
                 effects.recheck = true;
             }
             Reg::ICR if !x2apic => {
@@ -353,6 +352,17 @@ impl<S: Deref<Target = Shared>> Lapic<S> {
             ipi: Some(irq),
             ..Effects::NONE
         }
+    }
+}
+
+/// Whether an access of `len` bytes at byte `offset` of the register page reads or writes the task priority.
+pub fn is_task_priority(offset: u32, len: usize, write: bool) -> bool {
+    let tpr = u32::from(Reg::TPR.offset());
+    if write {
+        offset == tpr && len == 4
+    } else {
+        let bytes = tpr..tpr.saturating_add(4);
+        bytes.contains(&offset) && offset.saturating_add(len as u32) <= bytes.end
     }
 }
 

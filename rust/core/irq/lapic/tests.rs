@@ -184,6 +184,53 @@ fn the_threshold_is_the_class_that_waits_for_a_lower_priority() {
 }
 
 #[test]
+fn the_vapic_word_tells_what_waits_and_what_is_in_service() {
+    let mut a = enabled();
+    assert_eq!(a.vapic_word(), 0);
+    a.set_tpr(0x63);
+    assert_eq!(a.vapic_word(), 0x63);
+    let _ = a.shared().post_fixed(0x72, Trigger::Edge);
+    assert_eq!(a.vapic_word(), 0x7200_0063);
+    assert_eq!(a.deliverable(), Some(0x72));
+    a.accept(0x72);
+    assert_eq!(a.vapic_word(), 0x7063);
+    let _ = a.shared().post_fixed(0x45, Trigger::Edge);
+    let _ = a.shared().post_fixed(0x31, Trigger::Edge);
+    assert_eq!(a.vapic_word(), 0x4500_7063);
+    let _ = a.eoi();
+    assert_eq!(a.vapic_word(), 0x4500_0063);
+    a.set_tpr(0);
+    assert_eq!(a.deliverable(), Some(0x45));
+}
+
+#[test]
+fn accesses_to_the_task_priority_are_told_from_others() {
+    for (offset, len, read, write) in [
+        (0x80, 4, true, true),
+        (0x80, 1, true, false),
+        (0x82, 2, true, false),
+        (0x83, 1, true, false),
+        (0x83, 2, false, false),
+        (0x80, 8, false, false),
+        (0x7f, 2, false, false),
+        (0x84, 4, false, false),
+        (0x90, 4, false, false),
+        (0xa0, 4, false, false),
+    ] {
+        assert_eq!(
+            is_task_priority(offset, len, false),
+            read,
+            "read {offset:#x}"
+        );
+        assert_eq!(
+            is_task_priority(offset, len, true),
+            write,
+            "write {offset:#x}"
+        );
+    }
+}
+
+#[test]
 fn x2apic_derives_its_logical_id() {
     let mut a: Apic = Lapic::new(Box::default(), Config::new(0x123, false));
     let effects = a
