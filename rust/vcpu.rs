@@ -72,7 +72,8 @@ use crate::{
 use events::Events;
 use platform::{
     apic::Apic,
-    clock::ClockPage, //
+    clock::ClockPage,
+    vapic::TprAccesses, //
 };
 use real_mode::RealMode;
 use requests::Requests;
@@ -171,6 +172,8 @@ pub(crate) struct Arch {
     pub(crate) apic_base: u64,
     /// The APIC in the kernel.
     pub(crate) apic: Option<Apic>,
+    /// What user space makes of the guest's accesses to its task priority.
+    pub(crate) tpr: TprAccesses,
     /// Vector of the last SIPI.
     pub(crate) sipi_vector: u8,
     /// The vector of [`requests::Request::IoapicEoi`].
@@ -270,6 +273,7 @@ impl Vcpu {
                 xcr0: 1,
                 apic_base: APIC_BASE_RESET | if is_bsp { APIC_BASE_BSP } else { 0 },
                 apic,
+                tpr: TprAccesses::default(),
                 sipi_vector: 0,
                 ended_vector: 0,
                 halt_poll_ns: 0,

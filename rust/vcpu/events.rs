@@ -164,6 +164,9 @@ impl Running<'_> {
         let interrupt_waits = !held_back && self.has_interrupt() || self.user_wants_window();
         self.set_primary(Primary::INTR_WINDOW_EXITING, interrupt_waits);
         self.update_tpr_threshold();
+        if self.has_vapic() {
+            self.write_vapic();
+        }
     }
 
     /// Writes an NMI, or else an interrupt, if one waits and the guest takes it now.

@@ -110,7 +110,10 @@ impl Running<'_> {
             Reason::MsrWrite => self.exit_wrmsr(),
             Reason::Vmcall => self.exit_vmcall(),
             Reason::Hlt => self.exit_hlt(),
-            Reason::Cpuid => self.inject_or_resume(Ok(())),
+            Reason::Cpuid => {
+                self.fast_cpuid();
+                Ok(Flow::Resume)
+            }
 
             Reason::CrAccess => self.exit_cr_access(),
             Reason::DrAccess => self.exit_dr_access(),

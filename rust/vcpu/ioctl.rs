@@ -215,7 +215,7 @@ impl Running<'_> {
             nr::KVM_GET_DEVICE_ATTR => self.get_attribute(&arg.read()?)?,
             nr::KVM_SET_DEVICE_ATTR => self.set_attribute(&arg.read()?)?,
             nr::KVM_SET_VAPIC_ADDR => self.set_vapic_address(arg)?,
-            nr::KVM_TPR_ACCESS_REPORTING => self.report_tpr_access(arg)?,
+            nr::KVM_TPR_ACCESS_REPORTING => self.set_tpr_reporting(arg)?,
             // What C KVM answers here.
             _ => return Err(EINVAL),
         }

@@ -6,6 +6,7 @@ pub(crate) mod apic;
 pub(crate) mod clock;
 pub(crate) mod halt;
 pub(crate) mod timer;
+pub(crate) mod vapic;
 pub(crate) mod virtual_apic;
 
 use kernel::prelude::*;
@@ -123,6 +124,7 @@ impl Running<'_> {
                 self.write_tsc_deadline(value);
                 true
             }
+            X2APIC_TPR if self.arch.tpr.are_reported() => false,
             X2APIC_EOI | X2APIC_ICR | X2APIC_TPR | X2APIC_TIMER_INITIAL | X2APIC_SELF_IPI => {
                 self.write_x2apic_fast(msr, value)
             }
@@ -162,9 +164,14 @@ impl Running<'_> {
                 .map_or(0, |apic| apic.lapic.tsc_deadline())),
             Handler::X2Apic(offset) => {
                 let (apic, clock) = self.arch.apic_and_clock().ok_or(MsrError::Invalid)?;
-                apic.lapic
+                let value = apic
+                    .lapic
                     .msr_read(x2apic_msr(offset), &clock)
-                    .map_err(|_| MsrError::Invalid)
+                    .map_err(|_| MsrError::Invalid)?;
+                if origin == Origin::Guest {
+                    self.tpr_may_be_accessed(offset.into(), 4, false);
+                }
+                Ok(value)
             }
             Handler::WallClock(_) | Handler::SystemTime(_) => self.get_clock_msr(handler, origin),
             _ => Err(MsrError::Unsupported),
@@ -190,6 +197,9 @@ impl Running<'_> {
                     .msr_write(x2apic_msr(offset), value, &clock)
                     .map_err(|_| MsrError::Invalid)?;
                 self.apply_apic_effects(effects);
+                if origin == Origin::Guest {
+                    self.tpr_may_be_accessed(offset.into(), 4, true);
+                }
             }
             Handler::WallClock(_) | Handler::SystemTime(_) => {
                 self.set_clock_msr(handler, value, origin)?

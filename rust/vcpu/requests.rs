@@ -38,6 +38,8 @@ pub(crate) enum Request {
     ClockUpdate = 1 << 6,
     /// A vector whose EOI goes to user space (split irqchip) was acknowledged.
     IoapicEoi = 1 << 7,
+    /// The guest has accessed its task priority: KVM_EXIT_TPR_ACCESS.
+    TprAccess = 1 << 8,
     /// A halted vCPU is to look again whether it may run.
     Unblock = 1 << 9,
     /// The controls that depend on the guest's CPUID or on capabilities are to be computed again.

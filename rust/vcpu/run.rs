@@ -36,6 +36,7 @@ use crate::sys::{
     vmx::{
         invept_single,
         invvpid_single,
+        EntryGuard,
         EntryResult, //
     },
 };
@@ -194,7 +195,9 @@ impl Running<'_> {
             return Ok(Flow::Resume);
         }
         if self.must_emulate() {
-            return self.emulate_invalid_state();
+            let flow = self.emulate_invalid_state();
+            self.read_vapic();
+            return flow;
         }
         self.prepare_step();
         let result = {
@@ -212,15 +215,14 @@ impl Running<'_> {
                 self.flush_tlb();
             }
             guard.commit(self.enabled_breakpoints());
+            if self.has_vapic() {
+                return self.enter_with_vapic(guard);
+            }
             let result = loop {
-                self.trace_entry();
-                self.load_preemption_timer();
-                let result = guard.enter();
-                self.vcpu.stats.exits.inc();
+                let result = self.enter_once(&mut guard);
                 let EntryResult::Exit(reason) = result else {
                     break result;
                 };
-                self.trace_exit(reason);
                 match self.handle_fast(&mut guard, ExitReason(reason)) {
                     Fast::Handled => {}
                     Fast::ToUser => {
@@ -237,6 +239,37 @@ impl Running<'_> {
             self.leave_guest_mode();
             result
         };
+        self.handle_entry_result(result)
+    }
+
+    /// One VM entry, and the exit that follows.
+    #[inline(always)]
+    fn enter_once(&mut self, guard: &mut EntryGuard<'_, '_>) -> EntryResult {
+        self.trace_entry();
+        self.load_preemption_timer();
+        let result = guard.enter();
+        self.vcpu.stats.exits.inc();
+        if let EntryResult::Exit(reason) = result {
+            self.trace_exit(reason);
+        }
+        result
+    }
+
+    /// Enters a guest whose task priority is in its memory: no exit of it is simple, because one has to look there first,
+    /// which may sleep.
+    fn enter_with_vapic(&mut self, mut guard: EntryGuard<'_, '_>) -> Result<Flow> {
+        let result = self.enter_once(&mut guard);
+        if let EntryResult::Exit(reason) = result {
+            self.hand_to_host(&mut guard, ExitReason(reason));
+        }
+        self.leave_guest_mode();
+        drop(guard);
+        self.read_vapic();
+        self.handle_entry_result(result)
+    }
+
+    #[inline(always)]
+    fn handle_entry_result(&mut self, result: EntryResult) -> Result<Flow> {
         match result {
             EntryResult::Exit(reason) => self.handle_exit(ExitReason(reason)),
             EntryResult::Failed(error) => {
@@ -283,6 +316,9 @@ impl Running<'_> {
         let requests = &self.vcpu.requests;
         if requests.test(Request::VmDead) {
             return Err(EIO);
+        }
+        if requests.take(Request::TprAccess) {
+            return Ok(self.report_tpr_access());
         }
         if requests.take(Request::TripleFault) {
             self.vcpu.run.set_reason(UserExit::Shutdown);

@@ -44,6 +44,7 @@ pub(crate) enum UserExit {
     FailEntry = 9,
     Intr = 10,
     SetTpr = 11,
+    TprAccess = 12,
     InternalError = 17,
     IoapicEoi = 26,
     X86Rdmsr = 29,
@@ -218,6 +219,13 @@ impl RunPage {
             self.run.read::<u8, DETAIL>() != 0,
             self.run.read::<u64, { DETAIL + 16 }>(),
         )
+    }
+
+    /// KVM_EXIT_TPR_ACCESS by the instruction at `rip`.
+    pub(crate) fn set_tpr_access(&self, rip: u64, write: bool) {
+        self.set_reason(UserExit::TprAccess);
+        self.run.write::<u64, DETAIL>(rip);
+        self.run.write::<u32, { DETAIL + 8 }>(write.into());
     }
 
     /// KVM_EXIT_IOAPIC_EOI.

@@ -166,7 +166,7 @@ capabilities! {
     2 KVM_CAP_MMU_SHADOW_CACHE_CONTROL = Value(1), Done;
     3 KVM_CAP_USER_MEMORY = Value(1), Done;
     4 KVM_CAP_SET_TSS_ADDR = Value(1), Done;
-    6 KVM_CAP_VAPIC = Value(1), Planned;
+    6 KVM_CAP_VAPIC = Value(1), Done;
     7 KVM_CAP_EXT_CPUID = Value(1), Done;
     8 KVM_CAP_CLOCKSOURCE = Value(1), Done;
     9 KVM_CAP_NR_VCPUS = Host(NrVcpus), Done;

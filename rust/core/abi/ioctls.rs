@@ -124,7 +124,7 @@ ioctls! {
     Vcpu KVM_SET_CPUID2 = 0x4008_ae90, Done;
     Vcpu KVM_GET_CPUID2 = 0xc008_ae91, Done;
     Vcpu KVM_TPR_ACCESS_REPORTING = 0xc028_ae92, Done;
-    Vcpu KVM_SET_VAPIC_ADDR = 0x4008_ae93, Planned;
+    Vcpu KVM_SET_VAPIC_ADDR = 0x4008_ae93, Done;
     Vcpu KVM_GET_MP_STATE = 0x8004_ae98, Done;
     Vcpu KVM_SET_MP_STATE = 0x4004_ae99, Done;
     Vcpu KVM_NMI = 0x0000_ae9a, Done;

@@ -66,24 +66,30 @@ impl Running<'_> {
             }
             APIC_ACCESS => self.fast_apic_access(),
             EPT_MISCONFIGURATION => self.fast_ept_misconfiguration(),
+            _ => {
+                self.hand_to_host(guard, reason);
+                Fast::Leave
+            }
+        }
+    }
+
+    /// Hands the host what is its own of an exit, if that is why the guest was interrupted.
+    #[inline]
+    pub(crate) fn hand_to_host(&self, guard: &mut EntryGuard<'_, '_>, reason: ExitReason) {
+        match reason.0 {
             EXTERNAL_INTERRUPT => {
                 let info = EventInfo(guard.interruption_info());
                 if info.valid() {
                     guard.forward_irq(u32::from(info.vector()));
                 }
-                Fast::Leave
             }
             EXCEPTION_NMI => {
                 if EventInfo(guard.interruption_info()).is_exception(Vector::Mc) {
                     guard.forward_machine_check();
                 }
-                Fast::Leave
             }
-            MCE_DURING_VMENTRY => {
-                guard.forward_machine_check();
-                Fast::Leave
-            }
-            _ => Fast::Leave,
+            MCE_DURING_VMENTRY => guard.forward_machine_check(),
+            _ => {}
         }
     }
 
@@ -101,7 +107,9 @@ impl Running<'_> {
         self.skip_bytes(length.into());
     }
 
-    fn fast_cpuid(&mut self) -> Fast {
+    /// CPUID needs nothing that would make it wait.
+    #[inline(always)]
+    pub(super) fn fast_cpuid(&mut self) -> Fast {
         if self.arch.msrs.cpuid_faults() && self.cpl() > 0 {
             self.arch.events.injected = None;
             self.queue_exception(Exception::GP0);

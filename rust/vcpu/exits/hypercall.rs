@@ -47,7 +47,7 @@ impl Running<'_> {
         );
     }
 
-    /// The exit is always handled above; here for the dispatch to be complete.
+    /// The exit of a guest none of whose exits is simple.
     pub(super) fn exit_vmcall(&mut self) -> Result<Flow> {
         self.fast_vmcall();
         Ok(Flow::Resume)

@@ -178,6 +178,7 @@ impl Running<'_> {
     pub(super) fn reset_apic(&mut self) {
         if let Some(apic) = &mut self.arch.apic {
             apic.lapic.reset(true);
+            self.arch.tpr.forget_vapic();
             self.arm_timer();
             self.rebuild_destinations();
         }
@@ -329,13 +330,20 @@ impl Running<'_> {
             return false;
         };
         let value = if apic.lapic.mmio_base().is_some() {
-            apic.lapic.mmio_read(offset, data.len() as u32, &clock)
+            let value = apic.lapic.mmio_read(offset, data.len() as u32, &clock);
+            self.tpr_may_be_accessed(offset, data.len(), false);
+            value
         } else {
             // KVM_X86_QUIRK_LAPIC_MMIO_HOLE: nothing answers.
             u64::MAX
         };
-        for (to, from) in data.iter_mut().zip(value.to_le_bytes()) {
-            *to = from;
+        if let Ok(register) = <&mut [u8; 4]>::try_from(&mut *data) {
+            // Nearly always.
+            *register = (value as u32).to_le_bytes();
+        } else {
+            for (to, from) in data.iter_mut().zip(value.to_le_bytes()) {
+                *to = from;
+            }
         }
         true
     }
@@ -348,15 +356,14 @@ impl Running<'_> {
         let Some(offset) = offset_in_page(apic, gpa) else {
             return false;
         };
-        let mut bytes = [0; 4];
-        for (to, from) in bytes.iter_mut().zip(data) {
-            *to = *from;
-        }
+        // Of other lengths, the value does not count.
+        let bytes = data.try_into().unwrap_or([0; 4]);
         if apic.lapic.mmio_base().is_some() {
             let effects =
                 apic.lapic
                     .mmio_write(offset, data.len() as u32, u32::from_le_bytes(bytes), &clock);
             self.apply_apic_effects(effects);
+            self.tpr_may_be_accessed(offset, data.len(), true);
         }
         true
     }

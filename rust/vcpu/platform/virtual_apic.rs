@@ -77,8 +77,14 @@ impl Running<'_> {
         if !self.has_tpr_shadow() {
             return;
         }
+        let in_memory = self.has_vapic();
         if let Some(apic) = &mut self.arch.apic {
-            let threshold = apic.lapic.tpr_threshold();
+            let threshold = if in_memory {
+                // The guest asks by itself when it lowers its priority.
+                0
+            } else {
+                apic.lapic.tpr_threshold()
+            };
             if threshold != apic.tpr_threshold {
                 apic.tpr_threshold = threshold;
                 self.hw.write(TPR_THRESHOLD, threshold.into());

@@ -10,8 +10,6 @@ use crate::{
         cpu::SignalMask,
         uabi::{
             kvm_interrupt,
-            kvm_tpr_access_ctl,
-            kvm_vapic_addr,
             UserArg, //
         },
     },
@@ -49,28 +47,6 @@ impl Running<'_> {
         let limit = if busy { 1 } else { 2 };
         self.arch.events.nmis = self.arch.events.nmis.saturating_add(1).min(limit);
         self.vcpu.requests.set_own(Request::Event);
-    }
-
-    /// KVM_TPR_ACCESS_REPORTING: EINVAL for flags. Accesses to the task priority that exit are emulated here, so there
-    /// is nothing to report.
-    pub(crate) fn report_tpr_access(&mut self, arg: UserArg) -> Result {
-        let control: kvm_tpr_access_ctl = arg.read()?;
-        if control.flags != 0 {
-            return Err(EINVAL);
-        }
-        arg.write(&control)
-    }
-
-    /// KVM_SET_VAPIC_ADDR: EINVAL without an APIC in the kernel, and for any address but 0, which stands for none: with
-    /// no KVM_EXIT_TPR_ACCESS nobody has a use for a copy of the task priority in guest memory.
-    pub(crate) fn set_vapic_address(&mut self, arg: UserArg) -> Result {
-        if !self.has_kernel_apic() {
-            return Err(EINVAL);
-        }
-        match arg.read::<kvm_vapic_addr>()?.vapic_addr {
-            0 => Ok(()),
-            _ => Err(EINVAL),
-        }
     }
 
     /// KVM_SET_SIGNAL_MASK: the set for the time of KVM_RUN, or none. EINVAL for a set of another size.
