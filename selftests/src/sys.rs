@@ -100,6 +100,7 @@ numbers! {
     KVM_SET_LAPIC = iow::<kvm_lapic_state>(0x8f);
     KVM_SET_CPUID2 = iow::<[u32; 2]>(0x90);
     KVM_GET_CPUID2 = iowr::<[u32; 2]>(0x91);
+    KVM_TPR_ACCESS_REPORTING = iowr::<kvm_tpr_access_ctl>(0x92);
     KVM_SET_VAPIC_ADDR = iow::<u64>(0x93);
     KVM_GET_MP_STATE = ior::<kvm_mp_state>(0x98);
     KVM_SET_MP_STATE = iow::<kvm_mp_state>(0x99);

@@ -51,7 +51,9 @@ mod state_vm;
 mod stats;
 mod syscall_msrs;
 mod task_priority;
+mod tpr_access;
 mod two_vms;
+mod vapic;
 
 use crate::device::Device;
 use crate::tap::Tap;
@@ -107,6 +109,8 @@ tests! {
     injection: "VCPU_EVENTS, KVM_NMI, KVM_INTERRUPT and its window",
     hlt: "HLT with and without an in-kernel local APIC",
     task_priority: "TPR, CR8 and the x2APIC's: what it holds back, and when that comes",
+    tpr_access: "KVM_TPR_ACCESS_REPORTING",
+    vapic: "KVM_SET_VAPIC_ADDR: the task priority in guest memory",
     apic_places: "the page of the local APIC: default, moved, gone; EOI of level interrupts",
     signals: "signals, immediate_exit, KVM_SET_SIGNAL_MASK",
     memslots: "what a slot may be, moving, deleting, 256 of them",
