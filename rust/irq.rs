@@ -47,6 +47,7 @@ use crate::{
         Srcu,
         SrcuPtr, //
     },
+    vcpu::Vcpu,
     vm::{
         vcpus::Vcpus,
         Vm, //
@@ -287,8 +288,20 @@ impl Irq {
         let retired = {
             let _update = self.update.lock();
             // Everything that changed its identity before it called sees this snapshot or a later one.
-            let new = Destinations::of(&self.vcpus)?;
+            let new = Destinations::of(&self.vcpus, None)?;
             self.stale.store(false, Ordering::Relaxed);
+            self.destinations.publish(new)
+        };
+        drop(retired.wait());
+        Ok(())
+    }
+
+    /// Appends a vCPU, with the VM's set-up lock, and has messages find it. Sleeps. After an error nothing has changed.
+    pub(crate) fn add_vcpu(&self, vcpu: Arc<Vcpu>) -> Result {
+        let retired = {
+            let _update = self.update.lock();
+            let new = Destinations::of(&self.vcpus, Some(&vcpu))?;
+            self.vcpus.push(vcpu)?;
             self.destinations.publish(new)
         };
         drop(retired.wait());

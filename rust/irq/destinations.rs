@@ -7,14 +7,20 @@ use core::ops::{
     DerefMut, //
 };
 
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
 use rkvm_core::irq::map::{
     Entry,
     Map,
     Options, //
 };
 
-use crate::vm::vcpus::Vcpus;
+use crate::{
+    vcpu::Vcpu,
+    vm::vcpus::Vcpus, //
+};
 
 /// A vector that the map can write to while it is built.
 pub(crate) struct Words<T>(KVVec<T>);
@@ -53,10 +59,10 @@ impl Destinations {
         Self::build(Words(KVVec::new()))
     }
 
-    /// Asks each vCPU for its APIC's identity, once.
-    pub(crate) fn of(vcpus: &Vcpus) -> Result<KBox<Self>> {
-        let mut entries = KVVec::with_capacity(vcpus.len(), GFP_KERNEL_ACCOUNT)?;
-        for vcpu in vcpus.iter() {
+    /// Asks each vCPU, and one that is about to be added, for its APIC's identity, once.
+    pub(crate) fn of(vcpus: &Vcpus, new: Option<&Arc<Vcpu>>) -> Result<KBox<Self>> {
+        let mut entries = KVVec::with_capacity(vcpus.len().saturating_add(1), GFP_KERNEL_ACCOUNT)?;
+        for vcpu in Iterator::chain(vcpus.iter(), new) {
             entries.push(vcpu.apic_identity(), GFP_KERNEL_ACCOUNT)?;
         }
         Self::build(Words(entries))

@@ -92,10 +92,12 @@ fn create_vcpu(vm: &Arc<Vm>, id: u64) -> Result<usize> {
     let vcpu = Vcpu::new(vm, id, vm.vcpus.len())?;
     let file = VcpuFile::new(vm.clone(), vcpu.clone())?;
     let fd = anon_fd(file)?;
-    vm.debug.show_vcpu(&vcpu)?;
-    vm.vcpus.push(vcpu)?;
+    // From here on the id is taken, so nothing after it may fail.
     if vm.has_irqchip() {
-        vm.irq.rebuild_destinations()?;
+        vm.irq.add_vcpu(vcpu.clone())?;
+    } else {
+        vm.vcpus.push(vcpu.clone())?;
     }
+    vm.debug.show_vcpu(&vcpu);
     Ok(fd.publish())
 }
