@@ -56,10 +56,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             .saturating_mul(4),
         argv: argv.clone(),
     });
-    let limits = Limits {
-        boot: Duration::from_secs(180) * paths.slowness(),
-        task: Duration::from_secs(args.timeout),
-    };
+    let limits = Limits::new(Duration::from_secs(args.timeout), paths.slowness());
     let folder = new_folder(&paths.cache.join("run"), "bench")?;
     let vmlinux = args.machine.vmlinux(&paths)?;
     let images = (vmlinux.as_path(), set.archive()?);

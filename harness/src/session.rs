@@ -19,16 +19,26 @@ use crate::machine::Port;
 
 /// Last lines of the ports that are kept for the report of a hung machine.
 const KEPT_LINES: usize = 40;
-/// How long a machine may go on after it said that it panics or that it is done.
-const LAST_WORDS: Duration = Duration::from_secs(5);
-
 /// Time limits, in time that the machine spends ([`Machine::spent`]).
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// From power-on to the first process.
-    pub boot: Duration,
+    boot: Duration,
     /// For each task; the machine itself ends it earlier by its own clock if it can.
-    pub task: Duration,
+    task: Duration,
+    /// Between two tasks, and after the machine said that it panics or that it is done.
+    pause: Duration,
+}
+
+impl Limits {
+    /// Those of a machine whose kernel takes `slowness` times as long as a stock one, with `task` as it is.
+    pub fn new(task: Duration, slowness: u32) -> Self {
+        Limits {
+            boot: Duration::from_secs(180) * slowness,
+            task,
+            pause: Duration::from_secs(5) * slowness,
+        }
+    }
 }
 
 /// How a boot ended.
@@ -100,10 +110,7 @@ pub fn boot(
 
 /// Goes once more through what the data port of an earlier boot, which was done with all its tasks, said.
 pub fn replay(tasks: &[Task], data: &[u8], watch: &mut dyn FnMut(Line<'_>)) -> Boot {
-    let limits = Limits {
-        boot: Duration::ZERO,
-        task: Duration::ZERO,
-    };
+    let limits = Limits::new(Duration::ZERO, 0);
     let mut session = Session::new(limits, tasks);
     session.take(Port::Data, data, Duration::ZERO, watch);
     if !session.done {
@@ -225,7 +232,7 @@ impl<'a> Session<'a> {
         watch(Line::Console(line));
         if self.panic.is_none() && line.contains("Kernel panic - not syncing") {
             self.panic = Some(line.trim().to_string());
-            self.deadline = self.now + LAST_WORDS;
+            self.deadline = self.now + self.limits.pause;
         }
     }
 
@@ -244,7 +251,7 @@ impl<'a> Session<'a> {
             }
             Report::Up(ticks) => {
                 self.boot.up = Some((elapsed, *ticks));
-                self.deadline = self.now + LAST_WORDS;
+                self.deadline = self.now + self.limits.pause;
                 self.awaited = "to begin its first task".into();
             }
             Report::Begin(number) => {
@@ -267,11 +274,11 @@ impl<'a> Session<'a> {
                     task.ticks = *ticks;
                 }
                 self.awaited = "between two tasks".into();
-                self.deadline = self.now + LAST_WORDS;
+                self.deadline = self.now + self.limits.pause;
             }
             Report::Done => {
                 self.done = true;
-                self.deadline = self.now + 2 * LAST_WORDS;
+                self.deadline = self.now + 2 * self.limits.pause;
             }
         }
     }

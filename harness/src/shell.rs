@@ -145,10 +145,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         timeout: u32::try_from(args.timeout)?.saturating_mul(10),
         argv: vec!["/bin/sh".into(), "/job.sh".into()],
     };
-    let limits = Limits {
-        boot: Duration::from_secs(180) * paths.slowness(),
-        task: Duration::from_secs(args.timeout),
-    };
+    let limits = Limits::new(Duration::from_secs(args.timeout), paths.slowness());
     let folder = new_folder(&paths.cache.join("run"), "shell")?;
     let config = args.machine.config(&paths);
     let vmlinux = args.machine.vmlinux(&paths)?;

@@ -287,10 +287,10 @@ impl Shared<'_> {
         let tests = &group.tests[first..];
         // The machine's own clock ends a task first, unless the machine hangs.
         let longest = tests.iter().map(|test| test.timeout).max().unwrap_or(60);
-        let limits = Limits {
-            boot: Duration::from_secs(180) * self.paths.slowness(),
-            task: Duration::from_secs(u64::from(longest) + 60) * self.paths.slowness(),
-        };
+        let limits = Limits::new(
+            Duration::from_secs(u64::from(longest) + 60) * self.paths.slowness(),
+            self.paths.slowness(),
+        );
         let images = (self.options.vmlinux.as_path(), image);
         let tasks = self.tasks(tests, group.device);
         lock(&self.watcher).boot(group, first);
