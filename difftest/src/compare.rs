@@ -183,8 +183,9 @@ pub fn compare(
 /// Whether two values of CR2 are the same as far as it counts: a masked store into a page that is not to be written has
 /// the last byte of its operand there, chosen or not, if it began in the page before.
 fn same_address(insn: &Insn, ours: u64, native: u64) -> bool {
-    let masked = insn.encoding == insn::Encoding::Evex && insn.opmask != 0;
-    let store = masked && insn.entry.dst == Loc::Rm;
+    let masked = insn.opmask != 0 && insn.encoding == insn::Encoding::Evex;
+    let chosen = insn.entry.op == Op::VecMaskMov;
+    let store = (masked || chosen) && insn.entry.dst == Loc::Rm;
     ours == native || (store && ours & !0xfff == native & !0xfff && ours < native)
 }
 

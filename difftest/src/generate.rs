@@ -126,6 +126,8 @@ pub fn allowed(insn: &Insn, long: bool) -> bool {
         // FS is the program's own.
         _ if insn.segment == rkvm_core::regs::SegReg::Fs => false,
         Op::Popf => insn.opcode == 0x9d,
+        // There are no MMX registers here.
+        Op::MaskMov if !insn.opsize_prefix => false,
         Op::Touch | Op::Clac | Op::Stac => long,
         _ if insn.encoding == insn::Encoding::Evex => has_avx512(),
         _ => true,
@@ -341,6 +343,17 @@ fn aim(
             g[1] = random.below(most);
             return;
         }
+        Op::MaskMov => {
+            g[7] = to;
+            // Halves of which nothing is chosen.
+            let control = &mut registers.vectors[usize::from(code[modrm_at - 1] & 7)];
+            for half in control[..16].chunks_mut(8) {
+                if random.one_in(4) {
+                    half.fill(0);
+                }
+            }
+            return;
+        }
         Op::Xlat => {
             g[3] = to.wrapping_sub(g[0] & 0xff);
             return;
@@ -414,7 +427,9 @@ fn templates(long: bool) -> Vec<Vec<Vec<u8>>> {
             heads.push(vec![p, 0x0f, 0x38, opcode]);
             heads.push(vec![p, 0x0f, 0x3a, opcode]);
         }
-        for payload in [0x78u8, 0x79, 0x7a, 0x7b, 0x7c, 0x7d, 0x7e, 0x60, 0x51, 0x33] {
+        for payload in [
+            0x78u8, 0x79, 0x7a, 0x7b, 0x7c, 0x7d, 0x7e, 0x60, 0x51, 0x33, 0x39, 0x3d,
+        ] {
             heads.push(vec![0xc4, 0xe1, payload, opcode]);
             for map in [2u8, 3] {
                 for high in [0xe0u8, 0x40] {

@@ -2,7 +2,7 @@
 
 //! The emulator's side: a user-mode vCPU whose memory looks like the native process's.
 
-use crate::native::{has_avx512, CODE, DATA, DATA_BYTES, READ_ONLY};
+use crate::native::{self, has_avx512, CODE, DATA, DATA_BYTES, READ_ONLY};
 use rkvm_core::addr::{Gpa, Gva};
 use rkvm_core::emulate::*;
 use rkvm_core::exception::{pfec, Exception};
@@ -253,6 +253,8 @@ pub fn native_has(feature: Feature) -> bool {
         Feature::Cx16 => is_x86_feature_detected!("cmpxchg16b"),
         Feature::Avx2 => is_x86_feature_detected!("avx2"),
         Feature::Avx512f | Feature::Avx512bw => has_avx512(),
+        Feature::Avx512dq => is_x86_feature_detected!("avx512dq"),
+        Feature::Avx512fp16 => native::leaf7_edx() >> 23 & 1 != 0,
         Feature::Avx512vl => is_x86_feature_detected!("avx512vl"),
         Feature::Movdiri => crate::native::leaf7_ecx() >> 27 & 1 != 0,
         Feature::Movdir64b => crate::native::leaf7_ecx() >> 28 & 1 != 0,

@@ -285,16 +285,25 @@ pub fn has_avx512() -> bool {
     is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
 }
 
-/// CPUID leaf 7, ECX; asked for once, since it may be slow in a virtual machine.
-pub fn leaf7_ecx() -> u32 {
-    static ECX: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
-    *ECX.get_or_init(|| {
+/// CPUID leaf 7, ECX and EDX; asked for once, since it may be slow in a virtual machine.
+fn leaf7() -> (u32, u32) {
+    static LEAF: std::sync::OnceLock<(u32, u32)> = std::sync::OnceLock::new();
+    *LEAF.get_or_init(|| {
         // SAFETY: every 64-bit processor has CPUID. (Newer compilers know that.)
         #[allow(unused_unsafe)]
-        unsafe {
-            std::arch::x86_64::__cpuid_count(7, 0).ecx
-        }
+        let leaf = unsafe { std::arch::x86_64::__cpuid_count(7, 0) };
+        (leaf.ecx, leaf.edx)
     })
+}
+
+/// CPUID leaf 7, ECX.
+pub fn leaf7_ecx() -> u32 {
+    leaf7().0
+}
+
+/// CPUID leaf 7, EDX.
+pub fn leaf7_edx() -> u32 {
+    leaf7().1
 }
 
 /// The prepared processor.

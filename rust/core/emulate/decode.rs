@@ -6,6 +6,7 @@
 //! and no CPUID bit, so a decoded instruction stays valid across a user exit. Faults come in the order in which
 //! hardware meets them: a fetch fault or the 15-byte limit before #UD of what was not yet read.
 
+mod evex;
 mod modrm;
 mod vex;
 

@@ -362,9 +362,17 @@ impl Exec<'_> {
             Op::Touch => self.touch(),
             Op::Bound => self.bound(),
             Op::Fxsave | Op::Fxrstor | Op::Fninit | Op::Fnstcw | Op::Fnstsw => self.x87(op),
-            Op::VecMov | Op::VecMovAligned | Op::VecScalar | Op::VecDup | Op::MmxMov => {
-                self.vector_move(op)
-            }
+            Op::VecMov
+            | Op::VecMovAligned
+            | Op::VecScalar
+            | Op::VecHalf
+            | Op::VecDup
+            | Op::VecBroadcast
+            | Op::VecExtract
+            | Op::VecInsert
+            | Op::VecMaskMov
+            | Op::MaskMov
+            | Op::MmxMov => self.vector_move(op),
             _ => self.system(op),
         }
     }

@@ -157,6 +157,8 @@ pub enum Feature {
     Avx512f,
     Avx512vl,
     Avx512bw,
+    Avx512dq,
+    Avx512fp16,
     Serialize,
     Vmcall,
 }

@@ -14,7 +14,7 @@ mod two;
 pub use group::{group_row, rm_row};
 pub use one::ONE_BYTE;
 pub use prefixed::prefixed_row;
-pub use three::{three_byte_38, three_byte_3a};
+pub use three::{map_5, three_byte_38, three_byte_3a};
 pub use two::TWO_BYTE;
 
 /// What an instruction does.
@@ -229,6 +229,18 @@ pub enum Op {
     VecScalar,
     /// MOVDDUP, MOVSLDUP, MOVSHDUP.
     VecDup,
+    /// VMOVSH and VMOVW.
+    VecHalf,
+    /// VBROADCAST and VPBROADCAST of a vector register or memory.
+    VecBroadcast,
+    /// PEXTR, EXTRACTPS, VEXTRACT.
+    VecExtract,
+    /// PINSR, VINSERT.
+    VecInsert,
+    /// VMASKMOV and VPMASKMOV.
+    VecMaskMov,
+    /// MASKMOVDQU and MASKMOVQ.
+    MaskMov,
     /// MMX MOVQ and MOVD.
     MmxMov,
     Fxsave,

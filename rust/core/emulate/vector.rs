@@ -4,10 +4,13 @@
 //!
 //! SDM volume 2, "MOVAPS", "MOVUPS", "MOVDQA", "MOVDQU", "MOVNTDQ", "LDDQU", "MOVSS", "MOVQ", ...
 
+mod chosen;
 mod mask;
 mod mmx;
+mod parts;
 mod scalar;
 
+pub(super) use parts::part_size_of;
 pub(super) use scalar::scalar_size;
 
 use crate::addr::Gva;
@@ -39,7 +42,12 @@ impl Exec<'_> {
     pub(super) fn vector_move(&mut self, op: Op) -> Reply {
         match op {
             Op::MmxMov => self.mmx_move(),
-            Op::VecScalar => self.scalar_move(),
+            Op::VecScalar | Op::VecHalf => self.scalar_move(),
+            Op::VecBroadcast => self.broadcast(),
+            Op::VecExtract => self.extract(),
+            Op::VecInsert => self.insert(),
+            Op::VecMaskMov => self.choosing_move(),
+            Op::MaskMov => self.choosing_store(),
             Op::VecDup => self.dup_move(),
             _ => self.whole_move(op == Op::VecMovAligned),
         }
@@ -91,12 +99,26 @@ impl Exec<'_> {
         }
     }
 
+    /// The vector register in VEX.vvvv.
+    fn vector_vvvv(&self) -> u8 {
+        // EVEX.V' lies in bit 5.
+        self.insn.vvvv | (self.insn.rex & 0x20) >> 1
+    }
+
     /// Bytes of an element, of which each has its bit in the mask.
     fn element_bytes(&self) -> usize {
         let insn = self.insn;
         let by_prefix = |if_set, if_clear| if insn.opsize_prefix { if_set } else { if_clear };
         let wide = insn.wide();
+        let part = matches!(
+            insn.entry.op,
+            Op::VecBroadcast | Op::VecExtract | Op::VecInsert
+        );
         match (insn.opcode, insn.rep) {
+            (0x78, _) if part => 1,
+            (0x79, _) if part => 2,
+            _ if part && wide => 8,
+            _ if part => 4,
             (0x6f | 0x7f, Rep::Repne) if wide => 2,
             (0x6f | 0x7f, Rep::Repne) => 1,
             (0x12 | 0x16, Rep::Repne) => 8,
@@ -169,7 +191,8 @@ impl Exec<'_> {
         self.ops.read_vector(reg, value)?;
         if mask != Mask::all(bytes) {
             self.check_masked_alignment(mask, aligned)?;
-            return self.write_masked(value, mask);
+            let at = self.effective_address();
+            return self.write_masked(at, value, mask);
         }
         let at = self.vector_address(bytes, aligned, AccessKind::Write)?;
         self.write_bytes(at, value, Access::WRITE)
@@ -179,7 +202,8 @@ impl Exec<'_> {
     fn load_vector(&mut self, value: &mut [u8], mask: Mask, aligned: usize) -> Reply {
         if mask != Mask::all(value.len()) {
             self.check_masked_alignment(mask, aligned)?;
-            return self.read_masked(value, mask);
+            let at = self.effective_address();
+            return self.read_masked(at, value, mask);
         }
         let at = self.vector_address(value.len(), aligned, AccessKind::Read)?;
         self.read_bytes(at, value, Access::READ)

@@ -44,6 +44,8 @@ pub(super) fn has(caps: &GuestCaps, feature: Feature) -> bool {
         Feature::Avx512f => f::AVX512F,
         Feature::Avx512vl => f::AVX512VL,
         Feature::Avx512bw => f::AVX512BW,
+        Feature::Avx512dq => f::AVX512DQ,
+        Feature::Avx512fp16 => f::AVX512_FP16,
         Feature::Serialize => f::SERIALIZE,
         // Every guest of KVM has hypercalls.
         Feature::Vmcall => return true,

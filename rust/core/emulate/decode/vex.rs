@@ -6,7 +6,7 @@ use crate::exception::Exception;
 
 use super::super::insn::{Encoding, Rep};
 use super::super::ops::Reply;
-use super::super::table::{self, Entry, Loc, Op};
+use super::super::table::{self, Entry, Op};
 use super::{two_byte, Cursor};
 
 impl Cursor<'_> {
@@ -27,8 +27,8 @@ impl Cursor<'_> {
             _ => self.evex()?,
         };
         if !self.mode.is_long64() {
-            // No registers above 7; W chooses between rows of EVEX only.
-            self.insn.rex &= if first == 0x62 { 0x68 } else { 0 };
+            // No registers above 7.
+            self.insn.rex &= if first == 0x62 { 0x68 } else { 8 };
         }
         let opcode = self.byte()?;
         self.insn.opcode = opcode;
@@ -38,7 +38,8 @@ impl Cursor<'_> {
             2 => Ok(table::three_byte_38(opcode, true)),
             3 => Ok(table::three_byte_3a(opcode, true)),
             // Maps 5 and 6 of EVEX: half precision.
-            5 | 6 if self.insn.encoding == Encoding::Evex => Ok(table::NOT_EMULATED),
+            5 if self.insn.encoding == Encoding::Evex => Ok(table::map_5(opcode)),
+            6 if self.insn.encoding == Encoding::Evex => Ok(table::NOT_EMULATED),
             _ => Err(Exception::UD.into()),
         }
     }
@@ -112,8 +113,12 @@ impl Cursor<'_> {
         let evex = self.insn.encoding == Encoding::Evex;
         let not_emulated = Entry {
             op: Op::NotImplemented,
+            flags: entry.flags & table::MODRM,
             ..entry
         };
+        if !self.mode.is_long64() && self.ignores_w(&entry) {
+            self.insn.rex &= !8;
+        }
         if entry.any(table::VEX) {
             if evex {
                 return Ok(not_emulated);
@@ -136,27 +141,32 @@ impl Cursor<'_> {
         if !entry.any(table::VEX_OK) {
             return Ok(not_emulated);
         }
-        if !self.mode.is_long64()
-            && matches!(
-                (self.insn.opcode, self.insn.rep),
-                (0x6e, _) | (0x7e, Rep::None)
-            )
-        {
-            // There is MOVD only.
-            self.insn.rex &= !8;
+        if entry.op == Op::VecMaskMov && evex {
+            return Ok(not_emulated);
         }
-        let good = if evex {
-            let good = self.evex_move_is_valid(&entry);
-            self.ignore_high_vvvv();
-            good
-        } else {
-            self.ignore_high_vvvv();
-            self.vex_move_is_valid(&entry)
+        let good = match evex {
+            true => self.evex_move_is_valid(&entry),
+            false => self.vex_move_is_valid(&entry),
         };
+        // Only where it is used: unused, all of its bits count.
+        self.ignore_high_vvvv();
         if good {
             Ok(entry)
         } else {
             Err(Exception::UD.into())
+        }
+    }
+
+    /// Whether W is of no interest outside 64-bit mode.
+    fn ignores_w(&self, entry: &Entry) -> bool {
+        let i = &self.insn;
+        match (entry.op, i.opcode) {
+            // There is MOVD only, PEXTRD only, PINSRD only.
+            (Op::VecScalar, 0x6e) => true,
+            (Op::VecScalar, 0x7e) if i.rep == Rep::None => true,
+            (Op::VecExtract, 0x16) | (Op::VecInsert, 0x22) => true,
+            (Op::VecExtract | Op::VecInsert | Op::VecBroadcast | Op::VecMaskMov, _) => false,
+            _ => i.encoding == Encoding::Vex,
         }
     }
 
@@ -172,58 +182,22 @@ impl Cursor<'_> {
         let i = &self.insn;
         let register = i.modrm >= 0xc0;
         let (free_v, free_l) = match (entry.op, i.opcode) {
+            (Op::VecBroadcast, 0x19 | 0x1a | 0x5a)
+            | (Op::VecExtract, 0x19 | 0x39)
+            | (Op::VecInsert, 0x18 | 0x38) => {
+                let v = entry.op == Op::VecInsert || i.vvvv == 0;
+                return v && i.vector_len == 32 && !i.wide();
+            }
+            (Op::VecBroadcast, _) if i.wide() => return false,
+            (Op::VecMaskMov, 0x2c..=0x2f) if i.wide() => return false,
+            (Op::VecMaskMov, _) => (true, true),
+            (Op::VecInsert, _) => (true, false),
+            (Op::VecExtract | Op::MaskMov, _) => (false, false),
             (Op::VecScalar, 0x10 | 0x11) => (register, true),
             (Op::VecScalar, 0x12 | 0x16) => (true, false),
             (Op::VecScalar, _) => (false, false),
             _ => (false, true),
         };
         (free_v || i.vvvv == 0) && (free_l || i.vector_len == 16)
-    }
-
-    /// Whether the fields of EVEX are as a move wants them.
-    fn evex_move_is_valid(&self, entry: &Entry) -> bool {
-        let i = &self.insn;
-        let register = i.modrm >= 0xc0;
-        let scalar = entry.op == Op::VecScalar;
-        let single = scalar && matches!(i.opcode, 0x10 | 0x11);
-        let half = scalar && matches!(i.opcode, 0x12 | 0x16);
-        let right_w = match (i.opcode, i.rep) {
-            // Single or double precision.
-            (0x10 | 0x11 | 0x12 | 0x16, Rep::Rep) => !i.wide(),
-            (0x10 | 0x11 | 0x12 | 0x16, Rep::Repne) => i.wide(),
-            (0x10..=0x17 | 0x28 | 0x29 | 0x2b, _) => i.wide() == i.opsize_prefix,
-            // W is a part of the opcode: MOVD and MOVQ, elements of other sizes.
-            (0x6e, _) | (0x7e, Rep::None) | (0x6f | 0x7f, _) => true,
-            (0x7e | 0xd6, _) => i.wide(),
-            // LDDQU has no EVEX form.
-            (0xf0, _) => false,
-            _ => !i.wide(),
-        };
-        let no_mask = matches!(i.opcode, 0x2a | 0x2b | 0xe7) || (scalar && !single);
-        let store = entry.dst == Loc::Rm && !register;
-        let masked = i.opmask != 0;
-        let bad_mask = (no_mask && masked) || (i.zeroing && (store || !masked));
-        let free_v = half || (single && register);
-        // Outside 64-bit mode V' must be as if unused in any case.
-        let high_v = i.rex & 0x20 != 0;
-        let unused = match free_v {
-            true => self.mode.is_long64() || !high_v,
-            false => i.vvvv == 0 && !high_v,
-        };
-        let right_length = match entry.op {
-            Op::VecScalar if single => i.vector_len != 0,
-            Op::VecScalar => i.vector_len == 16,
-            _ => i.vector_len != 0,
-        };
-        right_w && unused && i.rex & 0x40 == 0 && !bad_mask && right_length
-    }
-
-    /// The number of bytes that an EVEX displacement byte counts in.
-    pub(super) fn evex_operand_size(&self) -> u8 {
-        match self.insn.entry.op {
-            Op::VecScalar => super::super::vector::scalar_size(self.insn),
-            Op::VecDup => super::super::vector::dup_size(self.insn, self.insn.vector_len),
-            _ => self.insn.vector_len,
-        }
     }
 }

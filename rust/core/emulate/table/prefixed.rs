@@ -56,6 +56,21 @@ pub(crate) enum Prefixed {
     Lkgs,
     Clac,
     Rstorssp,
+    Broadcast,
+    BroadcastMemory,
+    BroadcastEvex,
+    MaskLoad,
+    MaskStore,
+    Maskmov,
+    Extract,
+    ExtractEvex,
+    Insert,
+    InsertEvex,
+    Pinsrw,
+    Movsh,
+    MovshStore,
+    Movw,
+    MovwStore,
 }
 
 /// `m` is the row for memory and register alike.
@@ -71,6 +86,26 @@ const fn load(op: Op) -> Entry {
 const fn store(op: Op) -> Entry {
     mr(op, VEX_OK)
 }
+const fn extract(flags: u32) -> Entry {
+    Entry::of(
+        VecExtract,
+        Loc::Rm,
+        Loc::Reg,
+        Imm::U8,
+        flags | MODRM | VEX_OK,
+    )
+}
+const fn insert(flags: u32) -> Entry {
+    Entry::of(
+        VecInsert,
+        Loc::Reg,
+        Loc::Rm,
+        Imm::U8,
+        flags | MODRM | VEX_OK,
+    )
+}
+const UD_IB: Entry = Entry::of(Undefined, Loc::None, Loc::None, Imm::U8, MODRM);
+const NI_IB: Entry = Entry::of(NotImplemented, Loc::None, Loc::None, Imm::U8, MODRM);
 const TOUCH: Entry = Entry::of(Touch, Loc::Rm, Loc::None, Imm::None, MODRM | BYTE | MEM);
 const NI: Entry = Entry::of(NotImplemented, Loc::None, Loc::None, Imm::None, MODRM);
 const UDM: Entry = Entry::of(Undefined, Loc::None, Loc::None, Imm::None, MODRM);
@@ -78,7 +113,7 @@ const NOP_M: Entry = e(Nop, 0);
 const FENCE: Entry = none(Fence, MODRM | REG);
 
 #[rustfmt::skip]
-static PREFIXED: [[Entry; 4]; 46] = [
+static PREFIXED: [[Entry; 4]; 61] = [
     // Rdpid: 0F C7 /7 register
     [NI, NI, Entry::of(Rdpid, Loc::Rm, Loc::None, Imm::None, MODRM | REG | NATIVE | ON_UD), NI],
     // Clwb: 0F AE /6 memory
@@ -165,6 +200,28 @@ static PREFIXED: [[Entry; 4]; 46] = [
     [none(Clac, MODRM), UDM, NI, NI],
     // 0F 01 /5 memory: RSTORSSP
     [UDM, UDM, NI, UDM],
+    // VEX and EVEX 0F 38 18, 19, 58, 59, 78, 79; 1A, 5A; 1B, 5B: VBROADCAST and VPBROADCAST
+    [UDM, load(VecBroadcast), UDM, UDM],
+    [UDM, rm(VecBroadcast, VEX_OK | MEM), UDM, UDM],
+    [UDM, rm(VecBroadcast, VEX_OK | EVEX | MEM), UDM, UDM],
+    // VEX 0F 38 2C, 2D, 8C and 2E, 2F, 8E: VMASKMOV and VPMASKMOV
+    [UDM, rm(VecMaskMov, VEX_OK | MEM), UDM, UDM],
+    [UDM, mr(VecMaskMov, VEX_OK | MEM), UDM, UDM],
+    // 0F F7: MASKMOVQ, MASKMOVDQU
+    [rm(MaskMov, REG), rm(MaskMov, VEX_OK | REG), UDM, UDM],
+    // 0F 3A 14 to 17 and VEX 19, 39; EVEX 1B, 3B: PEXTR, EXTRACTPS, VEXTRACT
+    [UD_IB, extract(0), UD_IB, UD_IB],
+    [UD_IB, extract(EVEX), UD_IB, UD_IB],
+    // 0F 3A 20, 22 and VEX 18, 38; EVEX 1A, 3A: PINSR, VINSERT
+    [UD_IB, insert(0), UD_IB, UD_IB],
+    [UD_IB, insert(EVEX), UD_IB, UD_IB],
+    // 0F C4: PINSRW of MMX, PINSRW
+    [NI_IB, insert(0), UD_IB, UD_IB],
+    // Map 5, 10 and 11: VMOVSH; 6E and 7E: VMOVW
+    [NI, NI, load(VecHalf), NI],
+    [NI, NI, store(VecHalf), NI],
+    [NI, load(VecHalf), NI, NI],
+    [NI, store(VecHalf), NI, NI],
 ];
 
 /// The row of a set for the mandatory prefix `column`: 0 none, 1 66, 2 F3, 3 F2.

@@ -85,12 +85,12 @@ pub static TWO_BYTE: [Entry; 256] = [
     Entry::of(Movsx, Loc::Reg, Loc::Rm8, Imm::None, MODRM),
     Entry::of(Movsx, Loc::Reg, Loc::Rm16, Imm::None, MODRM),
     // C0
-    eb_gb(Xadd, LOCK), ev_gv(Xadd, LOCK), SSE_IB, pfx(Prefixed::Movnti), SSE_IB, SSE_IB, SSE_IB, grp(Group::G9),
+    eb_gb(Xadd, LOCK), ev_gv(Xadd, LOCK), SSE_IB, pfx(Prefixed::Movnti), pfx(Prefixed::Pinsrw), SSE_IB, SSE_IB, grp(Group::G9),
     BSWAP, BSWAP, BSWAP, BSWAP, BSWAP, BSWAP, BSWAP, BSWAP,
     // D0
     SSE, SSE, SSE, SSE, SSE, SSE, pfx(Prefixed::Vd6), SSE, SSE, SSE, SSE, SSE, SSE, SSE, SSE, SSE,
     // E0
     SSE, SSE, SSE, SSE, SSE, SSE, SSE, pfx(Prefixed::Ve7), SSE, SSE, SSE, SSE, SSE, SSE, SSE, SSE,
     // F0
-    pfx(Prefixed::Vf0), SSE, SSE, SSE, SSE, SSE, SSE, SSE, SSE, SSE, SSE, SSE, SSE, SSE, SSE, none(Undefined, MODRM),
+    pfx(Prefixed::Vf0), SSE, SSE, SSE, SSE, SSE, SSE, pfx(Prefixed::Maskmov), SSE, SSE, SSE, SSE, SSE, SSE, SSE, none(Undefined, MODRM),
 ];

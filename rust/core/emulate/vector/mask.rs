@@ -39,6 +39,20 @@ impl Mask {
         n < 64 && self.0.wrapping_shr(n as u32) & 1 != 0
     }
 
+    /// The part of it that is about the first `bytes` bytes.
+    pub(super) fn first(self, bytes: usize) -> Self {
+        Self(self.0 & Self::all(bytes).0)
+    }
+
+    /// The bytes of a part of `size`, a power of two, that are moved in any of its repetitions.
+    pub(super) fn folded(self, size: usize) -> Self {
+        let mut all = 0;
+        for n in (0..64u32).step_by(size.clamp(1, 64)) {
+            all |= self.0.wrapping_shr(n);
+        }
+        Self(all).first(size)
+    }
+
     /// Takes the first run of bytes off: where it begins and how long it is.
     fn next_run(&mut self) -> Option<(usize, usize)> {
         if self.0 == 0 {
@@ -56,31 +70,49 @@ impl Mask {
 }
 
 impl Exec<'_> {
-    /// The linear addresses of the runs of `mask` in the memory operand are checked, and their pages.
-    fn check_runs(&mut self, mut mask: Mask, access: Access) -> Reply {
+    /// The linear addresses of the runs of `mask` in the operand at `offset` are checked, and their pages.
+    fn check_runs(&mut self, offset: u64, mut mask: Mask, access: Access) -> Reply {
         while let Some((start, len)) = mask.next_run() {
-            let at = self.run_address(start, len, access.kind)?;
-            self.ops.probe(at, access)?;
-            if len as u64 > at.bytes_to_page_end() {
-                let second = self.after(at, at.bytes_to_page_end());
-                self.ops.probe(second, access)?;
-            }
+            self.check_run(offset, start, len, access)?;
         }
         Ok(())
     }
 
-    /// The linear address of `len` bytes from byte `start` of the memory operand.
-    fn run_address(&mut self, start: usize, len: usize, kind: AccessKind) -> Reply<Gva> {
-        let offset = self.effective_address().wrapping_add(start as u64) & self.insn.address.mask();
+    /// Checks `len` bytes from byte `start` of the operand at `offset`, and their pages.
+    pub(super) fn check_run(
+        &mut self,
+        offset: u64,
+        start: usize,
+        len: usize,
+        access: Access,
+    ) -> Reply {
+        let at = self.run_address(offset, start, len, access.kind)?;
+        self.ops.probe(at, access)?;
+        if len as u64 > at.bytes_to_page_end() {
+            let second = self.after(at, at.bytes_to_page_end());
+            self.ops.probe(second, access)?;
+        }
+        Ok(())
+    }
+
+    /// The linear address of `len` bytes from byte `start` of the operand at `offset`.
+    pub(super) fn run_address(
+        &mut self,
+        offset: u64,
+        start: usize,
+        len: usize,
+        kind: AccessKind,
+    ) -> Reply<Gva> {
+        let offset = offset.wrapping_add(start as u64) & self.insn.address.mask();
         self.linear(self.insn.segment, offset, len as u64, kind)
     }
 
-    /// Reads the bytes of `mask` of the memory operand; the others of `into` stay, and can't fault.
-    pub(super) fn read_masked(&mut self, into: &mut [u8], mask: Mask) -> Reply {
-        self.check_runs(mask, Access::READ)?;
+    /// Reads the bytes of `mask` of the operand at `offset`; the others of `into` stay, and can't fault.
+    pub(super) fn read_masked(&mut self, offset: u64, into: &mut [u8], mask: Mask) -> Reply {
+        self.check_runs(offset, mask, Access::READ)?;
         let mut left = mask;
         while let Some((start, len)) = left.next_run() {
-            let at = self.run_address(start, len, AccessKind::Read)?;
+            let at = self.run_address(offset, start, len, AccessKind::Read)?;
             let Some(part) = into.get_mut(start..start.wrapping_add(len)) else {
                 return Err(segment_fault(self.insn.segment));
             };
@@ -89,12 +121,12 @@ impl Exec<'_> {
         Ok(())
     }
 
-    /// Writes the bytes of `mask` to the memory operand; the others can't fault.
-    pub(super) fn write_masked(&mut self, from: &[u8], mask: Mask) -> Reply {
-        self.check_runs(mask, Access::WRITE)?;
+    /// Writes the bytes of `mask` to the operand at `offset`; the others can't fault.
+    pub(super) fn write_masked(&mut self, offset: u64, from: &[u8], mask: Mask) -> Reply {
+        self.check_runs(offset, mask, Access::WRITE)?;
         let mut left = mask;
         while let Some((start, len)) = left.next_run() {
-            let at = self.run_address(start, len, AccessKind::Write)?;
+            let at = self.run_address(offset, start, len, AccessKind::Write)?;
             let Some(part) = from.get(start..start.wrapping_add(len)) else {
                 return Err(segment_fault(self.insn.segment));
             };
@@ -114,6 +146,14 @@ mod tests {
         assert_eq!(Mask::of(u64::MAX, 8, 64), Mask::all(64));
         assert_eq!(Mask::of(1 << 63, 1, 64), Mask(1 << 63));
         assert_eq!(Mask::of(0xff, 2, 16), Mask::all(16));
+    }
+
+    #[test]
+    fn repetitions_fold() {
+        assert_eq!(Mask(0x0f00_f000).folded(16), Mask(0xff00));
+        assert_eq!(Mask(1 << 63 | 1).folded(32), Mask(1 << 31 | 1));
+        assert_eq!(Mask(0).folded(4), Mask(0));
+        assert_eq!(Mask(1 << 63).folded(1), Mask(1));
     }
 
     #[test]

@@ -14,8 +14,8 @@ use super::super::state::{Cr, Width};
 use super::super::table::Loc;
 
 impl Exec<'_> {
-    /// MOVQ, MOVD and MOVNTQ of MMX.
-    pub(super) fn mmx_move(&mut self) -> Reply {
+    /// #UD and #NM.
+    pub(super) fn check_mmx(&mut self) -> Reply {
         let c0 = self.cr(Cr::Cr0);
         if c0 & cr0::EM != 0 {
             return Err(Exception::UD.into());
@@ -23,6 +23,12 @@ impl Exec<'_> {
         if c0 & cr0::TS != 0 {
             return Err(Exception::NM.into());
         }
+        Ok(())
+    }
+
+    /// MOVQ, MOVD and MOVNTQ of MMX.
+    pub(super) fn mmx_move(&mut self) -> Reply {
+        self.check_mmx()?;
         let load = self.insn.entry.dst == Loc::Reg;
         let reg = self.insn.reg & 7;
         if self.insn.opcode == 0x6e || self.insn.opcode == 0x7e {

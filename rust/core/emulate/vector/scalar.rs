@@ -2,16 +2,18 @@
 
 //! Vector moves of a smaller memory operand.
 //!
-//! SDM volume 2, "MOVSS", "MOVSD", "MOVD/MOVQ", "MOVQ", "MOVLPS", "MOVHPS", "MOVLHPS", "MOVHLPS".
+//! SDM volume 2, "MOVSS", "MOVSD", "MOVD/MOVQ", "MOVQ", "MOVLPS", "MOVHPS", "MOVLHPS", "MOVHLPS", "VMOVSH", "VMOVW".
 
 use super::super::exec::Exec;
 use super::super::insn::{Encoding, Insn, Rep, Rm};
-use super::super::ops::Reply;
+use super::super::ops::{Feature, Reply};
 use super::super::state::Width;
+use super::super::table::Op;
 
 /// The bytes of the memory operand of a scalar vector move.
 pub(in super::super) fn scalar_size(insn: &Insn) -> u8 {
     match (insn.opcode, insn.rep) {
+        _ if insn.entry.op == Op::VecHalf => 2,
         (0x10 | 0x11, Rep::Rep) => 4,
         (0x6e | 0x7e, Rep::None) if !insn.wide() => 4,
         _ => 8,
@@ -23,7 +25,11 @@ impl Exec<'_> {
     pub(super) fn scalar_move(&mut self) -> Reply {
         self.check_vector()?;
         let insn = self.insn;
+        if insn.entry.op == Op::VecHalf {
+            self.need(Feature::Avx512fp16)?;
+        }
         let width = match scalar_size(insn) {
+            2 => Width::B2,
             4 => Width::B4,
             _ => Width::B8,
         };
@@ -35,6 +41,10 @@ impl Exec<'_> {
             }
             (0x7e, Rep::None) => {
                 let value = self.vector(self.vector_reg())? as u64;
+                if let (Rm::Reg(r), Width::B2) = (insn.rm, width) {
+                    self.set_reg(r, Width::B4, value & 0xffff);
+                    return Ok(());
+                }
                 self.set_rm(width, value)
             }
             // MOVQ between vector registers or memory.
@@ -107,23 +117,22 @@ impl Exec<'_> {
     }
 
     /// What a move of a part leaves in the destination: its own content, or that of VEX.vvvv.
-    fn other_half(&mut self, to: u8) -> Reply<u128> {
+    pub(super) fn other_half(&mut self, to: u8) -> Reply<u128> {
         match self.insn.encoding {
             Encoding::Legacy => self.vector(to),
-            // EVEX.V' lies in bit 5.
-            _ => self.vector(self.insn.vvvv | (self.insn.rex & 0x20) >> 1),
+            _ => self.vector(self.vector_vvvv()),
         }
     }
 
     /// The low 128 bits of a vector register.
-    fn vector(&mut self, r: u8) -> Reply<u128> {
+    pub(super) fn vector(&mut self, r: u8) -> Reply<u128> {
         let mut raw = [0u8; 16];
         self.ops.read_vector(r, &mut raw)?;
         Ok(u128::from_le_bytes(raw))
     }
 
     /// Replaces the low 128 bits of a vector register; VEX and EVEX forms clear the rest.
-    fn set_low(&mut self, r: u8, value: u128) -> Reply {
+    pub(super) fn set_low(&mut self, r: u8, value: u128) -> Reply {
         let clear = self.insn.encoding != Encoding::Legacy;
         self.ops.write_vector(r, &value.to_le_bytes(), clear)
     }

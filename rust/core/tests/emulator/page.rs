@@ -94,7 +94,18 @@ fn expand(e: Entry, suffix: String, row: &mut dyn FnMut(String, Entry)) {
     }
 }
 
-fn notes(e: &Entry) -> String {
+/// The encodings of a vector move in a map of legacy opcodes, or of VEX and EVEX.
+fn encodings(e: &Entry, vex: bool) -> &'static str {
+    match e.op {
+        Op::VecMaskMov => "VEX",
+        Op::MaskMov => "SSE, VEX",
+        _ if e.any(table::EVEX) => "",
+        _ if vex => "VEX, EVEX",
+        _ => "SSE, VEX, EVEX",
+    }
+}
+
+fn notes(e: &Entry, vex: bool) -> String {
     let mut n = Vec::new();
     for (flag, text) in [
         (table::LOCK, "L"),
@@ -104,9 +115,9 @@ fn notes(e: &Entry) -> String {
         (table::ON_UD, "UD"),
         (table::VEX, "VEX"),
         (table::EVEX, "EVEX"),
-        (table::VEX_OK, "SSE, VEX, EVEX"),
+        (table::VEX_OK, encodings(e, vex)),
     ] {
-        if e.any(flag) {
+        if e.any(flag) && !text.is_empty() {
             n.push(text);
         }
     }
@@ -139,7 +150,7 @@ fn map(out: &mut String, title: &str, prefix: &str, rows: &[(u8, Entry)]) {
                 ("  - ", op),
                 ("  - ", operands.join(", ")),
                 ("  - ", modes.to_string()),
-                ("  - ", notes(&e)),
+                ("  - ", notes(&e, prefix.contains("VEX"))),
             ] {
                 writeln!(out, "   {}", format!("{lead}{text}").trim_end()).unwrap();
             }
@@ -172,6 +183,12 @@ pub fn page() -> String {
     );
     map(
         &mut out,
+        "Three bytes, 0F 3A",
+        "0F 3A ",
+        &of(table::three_byte_3a, false),
+    );
+    map(
+        &mut out,
         "VEX, 0F 38",
         "VEX 0F 38 ",
         &of(table::three_byte_38, true),
@@ -182,5 +199,7 @@ pub fn page() -> String {
         "VEX 0F 3A ",
         &of(table::three_byte_3a, true),
     );
+    let five: Vec<_> = (0..=255u8).map(|o| (o, table::map_5(o))).collect();
+    map(&mut out, "EVEX, map 5", "EVEX map 5 ", &five);
     out
 }

@@ -194,3 +194,193 @@ fn duplicating_moves() {
     let mut m = machine(&[0xf3, 0x0f, 0x12, 0x07], DATA + 8, 0);
     assert!(matches!(m.start(), Outcome::Inject(e, None) if e.vector == Vector::Gp));
 }
+
+#[test]
+fn broadcasts_repeat_what_memory_has() {
+    /// Code, bytes of the vector, bytes that are repeated.
+    type Case = (&'static [u8], usize, u8);
+    let cases: [Case; 10] = [
+        // vbroadcastss xmm0, [rdi]; vbroadcastsd ymm0, [rdi]; vbroadcasti128 ymm0, [rdi]
+        (&[0xc4, 0xe2, 0x79, 0x18, 0x07], 16, 4),
+        (&[0xc4, 0xe2, 0x7d, 0x19, 0x07], 32, 8),
+        (&[0xc4, 0xe2, 0x7d, 0x5a, 0x07], 32, 16),
+        // vpbroadcastb ymm0, [rdi]; vpbroadcastw xmm0, [rdi]
+        (&[0xc4, 0xe2, 0x7d, 0x78, 0x07], 32, 1),
+        (&[0xc4, 0xe2, 0x79, 0x79, 0x07], 16, 2),
+        // vpbroadcastd zmm0, [rdi]; vpbroadcastq zmm0, [rdi]; vbroadcasti32x2 zmm0, [rdi]
+        (&[0x62, 0xf2, 0x7d, 0x48, 0x58, 0x07], 64, 4),
+        (&[0x62, 0xf2, 0xfd, 0x48, 0x59, 0x07], 64, 8),
+        (&[0x62, 0xf2, 0x7d, 0x48, 0x59, 0x07], 64, 8),
+        // vbroadcastf64x2 zmm0, [rdi]; vbroadcastf32x8 zmm0, [rdi]
+        (&[0x62, 0xf2, 0xfd, 0x48, 0x1a, 0x07], 64, 16),
+        (&[0x62, 0xf2, 0x7d, 0x48, 0x1b, 0x07], 64, 32),
+    ];
+    for (code, len, part) in cases {
+        let mut m = machine(code, DATA, 0);
+        m.complete();
+        let expected = bytes(|n| {
+            if usize::from(n) < len {
+                n & (part - 1)
+            } else {
+                0
+            }
+        });
+        assert_eq!(m.cpu.vectors[0], expected, "{code:02x?}");
+        // From a device, once, and no more than the part.
+        let mut m = machine(code, DEVICES, 0);
+        m.cpu.answers = (0..64).collect();
+        m.complete();
+        assert_eq!(m.cpu.vectors[0], expected, "{code:02x?}");
+        let read: usize = m
+            .cpu
+            .seen
+            .iter()
+            .map(|s| match s {
+                Seen::MmioRead(_, n) => *n,
+                other => panic!("{other:?}"),
+            })
+            .sum();
+        assert_eq!(read, usize::from(part), "{code:02x?}");
+        // In user space.
+        let mut m = machine(code, USER_DEVICES, 0);
+        let mut outcome = m.start();
+        while let Outcome::Exit(UserExit::MmioRead { gpa, .. }, None) = outcome {
+            let at = gpa.0 as u8;
+            for (n, b) in m.emulator.data_mut().iter_mut().enumerate() {
+                *b = at.wrapping_add(n as u8);
+            }
+            outcome = m.resume();
+        }
+        assert!(matches!(outcome, Outcome::Completed(_)), "{outcome:?}");
+        assert_eq!(m.cpu.vectors[0], expected, "{code:02x?}");
+    }
+}
+
+#[test]
+fn broadcasts_read_what_the_mask_wants() {
+    // vbroadcastf32x4 zmm0{k1}, [rdi]: elements 1 and 5 are both byte 4 to 7 of memory.
+    let code = [0x62, 0xf2, 0x7d, 0x49, 0x1a, 0x07];
+    let mut m = machine(&code, DEVICES, 1 << 5 | 1 << 1);
+    m.cpu.answers = (4..8).collect();
+    m.complete();
+    assert_eq!(m.cpu.seen, [Seen::MmioRead(DEVICES + 4, 4)]);
+    let moved = |n: u8| n / 4 == 1 || n / 4 == 5;
+    let expected = bytes(|n| if moved(n) { n & 15 } else { 0x80 | n });
+    assert_eq!(m.cpu.vectors[0], expected);
+    // With none wanted nothing is read, mapped or not.
+    for (code, at) in [
+        (&code[..], 0xf000_0000),
+        (&[0x62, 0xf2, 0x7d, 0x49, 0x18, 0x07], RAM),
+    ] {
+        machine(code, at, 0).complete();
+    }
+}
+
+#[test]
+fn parts_go_out_and_in() {
+    let value = |m: &Machine, len| m.cpu.get(DATA + 0x100, len).to_vec();
+    let at = DATA + 0x100;
+    for (code, expected) in [
+        // pextrb [rdi], xmm0, 0x13; pextrw [rdi], xmm0, 3; pextrd [rdi], xmm0, 2; pextrq [rdi], xmm0, 1
+        (&[0x66, 0x0f, 0x3a, 0x14, 0x07, 0x13][..], 3..4u8),
+        (&[0x66, 0x0f, 0x3a, 0x15, 0x07, 3], 6..8),
+        (&[0x66, 0x0f, 0x3a, 0x16, 0x07, 2], 8..12),
+        (&[0x66, 0x48, 0x0f, 0x3a, 0x16, 0x07, 1], 8..16),
+        // vextractps [rdi], xmm0, 1; vextractf128 [rdi], ymm0, 1; vextracti32x8 [rdi], zmm0, 1
+        (&[0xc4, 0xe3, 0x79, 0x17, 0x07, 1], 4..8),
+        (&[0xc4, 0xe3, 0x7d, 0x19, 0x07, 1], 16..32),
+        (&[0x62, 0xf3, 0x7d, 0x48, 0x3b, 0x07, 1], 32..64),
+    ] {
+        let mut m = machine(code, at, 0);
+        m.complete();
+        let expected: Vec<u8> = expected.map(|n| 0x80 | n).collect();
+        assert_eq!(value(&m, expected.len()), expected, "{code:02x?}");
+        assert_eq!(m.cpu.get(at + expected.len() as u64, 1), [0]);
+    }
+    // pextrb eax, xmm0, 5 clears the rest of RAX.
+    let mut m = machine(&[0x66, 0x0f, 0x3a, 0x14, 0xc0, 5], 0, 0);
+    m.regs.gpr[0] = u64::MAX;
+    m.complete();
+    assert_eq!(m.regs.gpr[0], 0x85);
+    for (code, len, place) in [
+        // pinsrb xmm0, [rdi], 5; pinsrw xmm0, [rdi], 3; vpinsrd xmm0, xmm0, [rdi], 1; pinsrq xmm0, [rdi], 1
+        (&[0x66, 0x0f, 0x3a, 0x20, 0x07, 5][..], 16, 5..6u8),
+        (&[0x66, 0x0f, 0xc4, 0x07, 3], 16, 6..8),
+        (&[0xc4, 0xe3, 0x79, 0x22, 0x07, 1], 16, 4..8),
+        (&[0x66, 0x48, 0x0f, 0x3a, 0x22, 0x07, 1], 16, 8..16),
+        // vinserti128 ymm0, ymm0, [rdi], 1; vinsertf64x4 zmm0, zmm0, [rdi], 1
+        (&[0xc4, 0xe3, 0x7d, 0x38, 0x07, 1], 32, 16..32),
+        (&[0x62, 0xf3, 0xfd, 0x48, 0x1a, 0x07, 1], 64, 32..64),
+    ] {
+        let mut m = machine(code, DATA, 0);
+        m.complete();
+        let first = place.start;
+        let expected = bytes(|n| {
+            if place.contains(&n) {
+                n - first
+            } else {
+                0x80 | n
+            }
+        });
+        assert_eq!(m.cpu.vectors[0][..len], expected[..len], "{code:02x?}");
+    }
+}
+
+#[test]
+fn sign_bits_choose() {
+    // vmaskmovps xmm0, xmm1, [rdi] and vpmaskmovq [rdi], ymm1, ymm0
+    let mut m = machine(&[0xc4, 0xe2, 0x71, 0x2c, 0x07], DEVICES, 0);
+    m.cpu.vectors[1][7] = 0x80;
+    m.cpu.answers = (4..8).collect();
+    m.complete();
+    assert_eq!(m.cpu.seen, [Seen::MmioRead(DEVICES + 4, 4)]);
+    assert_eq!(m.cpu.vectors[0], bytes(|n| if n / 4 == 1 { n } else { 0 }));
+    let mut m = machine(&[0xc4, 0xe2, 0xf5, 0x8e, 0x07], DEVICES, 0);
+    m.cpu.vectors[1][15] = 0x80;
+    m.complete();
+    let written = bytes(|n| 0x80 | n)[8..16].to_vec();
+    assert_eq!(m.cpu.seen, [Seen::MmioWrite(DEVICES + 8, written)]);
+    // maskmovdqu xmm0, xmm1, and maskmovq mm0, mm1
+    let mut m = machine(&[0x66, 0x0f, 0xf7, 0xc1], DEVICES, 0);
+    m.cpu.vectors[1][3] = 0x80;
+    m.cpu.vectors[1][15] = 0xff;
+    m.complete();
+    let one = |n: u64| Seen::MmioWrite(DEVICES + n, vec![0x80 | n as u8]);
+    assert_eq!(m.cpu.seen, [one(3), one(15)]);
+    let mut m = machine(&[0x0f, 0xf7, 0xc1], DEVICES, 0);
+    m.cpu.mmx[0] = 0x8786_8584_8382_8180;
+    m.cpu.mmx[1] = 0x80 << 16;
+    m.complete();
+    assert_eq!(m.cpu.seen, [one(2)]);
+}
+
+#[test]
+fn halves_of_single_precision_move() {
+    // vmovsh xmm0, [rdi]; vmovsh [rdi], xmm0; vmovw xmm0, [rdi]; vmovw [rdi], xmm0; vmovw eax, xmm0
+    for code in [
+        [0x62, 0xf5, 0x7e, 0x08, 0x10, 0x07],
+        [0x62, 0xf5, 0x7d, 0x08, 0x6e, 0x07],
+    ] {
+        let mut m = machine(&code, DATA + 2, 0);
+        m.complete();
+        assert_eq!(m.cpu.vectors[0], bytes(|n| if n < 2 { n + 2 } else { 0 }));
+    }
+    for code in [
+        [0x62, 0xf5, 0x7e, 0x08, 0x11, 0x07],
+        [0x62, 0xf5, 0x7d, 0x08, 0x7e, 0x07],
+    ] {
+        let mut m = machine(&code, DATA + 0x40, 0);
+        m.complete();
+        assert_eq!(m.cpu.get(DATA + 0x40, 3), [0x80, 0x81, 0]);
+    }
+    let mut m = machine(&[0x62, 0xf5, 0x7d, 0x08, 0x7e, 0xc0], 0, 0);
+    m.regs.gpr[0] = u64::MAX;
+    m.complete();
+    assert_eq!(m.regs.gpr[0], 0x8180);
+    m.regs.rip = CODE;
+    m.cpu.without = vec![Feature::Avx512fp16];
+    assert_eq!(
+        m.start(),
+        Outcome::Inject(rkvm_core::exception::Exception::UD, None)
+    );
+}
