@@ -11,6 +11,7 @@
 
 pub mod asm;
 pub mod bench;
+pub mod climb;
 pub mod device;
 pub mod errno;
 pub mod prefix;
@@ -22,6 +23,7 @@ pub mod tests;
 pub mod vcpu;
 pub mod vm;
 pub mod vmm;
+pub mod waiter;
 pub mod watcher;
 
 /// What a test, a benchmark or the VMM answers when it can't go on.

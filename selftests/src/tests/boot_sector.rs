@@ -4,6 +4,7 @@
 //! 64-bit mode and back. On a host without unrestricted guest each stage runs another way.
 
 use crate::asm::*;
+use crate::climb::{self, MSR_EFER, SEL_CODE32, SEL_CODE64, SEL_DATA};
 use crate::device::Device;
 use crate::ram::Ram;
 use crate::setup::{self, Mode, CODE, GDT, PAGE_TABLES};
@@ -29,17 +30,12 @@ const CODE32: u64 = CODE;
 const CODE32_TO_64: u64 = CODE + 0x1000;
 const CODE64: u64 = CODE + 0x2000;
 const COMPAT: u64 = CODE + 0x3000;
-const GDT_POINTER: u64 = GDT + 0x40;
 /// What LIDT reads: the vector table at 0, and another one.
 const IDT_POINTER: u64 = GDT + 0x48;
 const OTHER_IDT_POINTER: u64 = GDT + 0x50;
 const OTHER_IDT: u64 = 0x5400;
-const SEL_CODE32: u16 = 0x08;
-const SEL_DATA: u32 = 0x10;
-const SEL_CODE64: u16 = 0x18;
 const SEL_CODE16: u16 = 0x20;
 const SEL_DATA16: u32 = 0x28;
-const MSR_EFER: u32 = 0xc000_0080;
 /// Where the strings are.
 const FROM: u64 = 0x4000;
 const TO: u64 = 0x4800;
@@ -120,18 +116,8 @@ fn load(ram: &Ram) {
     ram.write(CODE64, &long());
     ram.write(COMPAT, &compat());
     setup::identity_tables(ram, Mode::Long);
-    let descriptors = [
-        0u64,
-        0x00cf_9b00_0000_ffff,
-        0x00cf_9300_0000_ffff,
-        0x00af_9b00_0000_ffff,
-        0x0000_9b00_0000_ffff,
-        0x0000_9300_0000_ffff,
-    ];
-    for (i, d) in descriptors.into_iter().enumerate() {
-        ram.set64(GDT + 8 * i as u64, d);
-    }
-    ram.write(GDT_POINTER, &[0x2f, 0, GDT as u8, (GDT >> 8) as u8, 0, 0]);
+    // 16-bit code and data.
+    climb::write_gdt(ram, &[0x0000_9b00_0000_ffff, 0x0000_9300_0000_ffff]);
     ram.write(IDT_POINTER, &[0xff, 0x03, 0, 0, 0, 0]);
     ram.write(OTHER_IDT_POINTER, &[0xff, 0x03, 0x00, 0x54, 0, 0]);
     ram.set32(OTHER_IDT + 4 * 0x60, (HANDLERS + 4 * 32) as u32);
@@ -150,13 +136,6 @@ fn handler(ram: &Ram, vector: u64, place: u64, f: impl FnOnce(&mut CodeAssembler
 fn jump16(a: &mut CodeAssembler, selector: u16, to: u64) -> Asm {
     a.db(&[0xea])?;
     a.dw(&[to as u16, selector])
-}
-
-/// JMP FAR to a 32-bit offset, from 16-bit code.
-fn jump32(a: &mut CodeAssembler, selector: u16, to: u64) -> Asm {
-    a.db(&[0x66, 0xea])?;
-    a.dd(&[to as u32])?;
-    a.dw(&[selector])
 }
 
 /// LIDT with a 16-bit operand: a base of 24 bits.
@@ -216,15 +195,11 @@ fn sector() -> Vec<u8> {
 
 fn unreal() -> Vec<u8> {
     assemble(16, UNREAL, |a| {
-        a.db(&[0x66, 0x0f, 0x01, 0x16])?;
-        a.dw(&[GDT_POINTER as u16])?;
-        a.mov(eax, cr0)?;
-        a.or(al, 1)?;
-        a.mov(cr0, eax)?;
-        a.mov(bx, SEL_DATA)?;
+        climb::lgdt(a)?;
+        climb::set_pe(a)?;
+        a.mov(bx, u32::from(SEL_DATA))?;
         a.mov(fs, bx)?;
-        a.and(al, !1i32 & 0xff)?;
-        a.mov(cr0, eax)?;
+        climb::clear_pe(a)?;
         // FS reaches all memory, in real mode.
         a.mov(ebx, FAR_AWAY as u32)?;
         a.mov(eax, dword_ptr(ebx).fs())?;
@@ -250,21 +225,16 @@ fn unreal() -> Vec<u8> {
         a.mov(eax, dword_ptr(ebx).fs())?;
         a.out(0x25, eax)?;
         // To protected mode.
-        a.mov(eax, cr0)?;
-        a.or(al, 1)?;
-        a.mov(cr0, eax)?;
-        jump32(a, SEL_CODE32, CODE32)
+        climb::set_pe(a)?;
+        climb::jump_to_32(a, SEL_CODE32, CODE32)
     })
 }
 
 /// 32-bit code without paging.
 fn protected() -> Vec<u8> {
     assemble(32, CODE32, |a| {
-        a.mov(eax, SEL_DATA)?;
-        a.mov(ds, eax)?;
-        a.mov(es, eax)?;
+        climb::flat_data(a)?;
         a.mov(fs, eax)?;
-        a.mov(ss, eax)?;
         a.mov(esp, SECTOR as u32)?;
         a.mov(eax, cr0)?;
         a.out(0x30, eax)?;
@@ -278,9 +248,7 @@ fn protected() -> Vec<u8> {
         a.mov(eax, dword_ptr(FAR_AWAY))?;
         a.out(0x32, eax)?;
         a.xor(esi, esi)?;
-        a.db(&[0xea])?;
-        a.dd(&[BACK as u32])?;
-        a.dw(&[SEL_CODE16])
+        climb::jump_from_32(a, SEL_CODE16, BACK)
     })
 }
 
@@ -293,9 +261,7 @@ fn back() -> Vec<u8> {
         a.mov(fs, ax)?;
         a.mov(gs, ax)?;
         a.mov(ss, ax)?;
-        a.mov(eax, cr0)?;
-        a.and(al, !1i32 & 0xff)?;
-        a.mov(cr0, eax)?;
+        climb::clear_pe(a)?;
         jump16(a, 0, AGAIN)
     })
 }
@@ -316,10 +282,8 @@ fn again() -> Vec<u8> {
         let mut done = a.create_label();
         a.test(si, si)?;
         a.jne(done)?;
-        a.mov(eax, cr0)?;
-        a.or(al, 1)?;
-        a.mov(cr0, eax)?;
-        jump32(a, SEL_CODE32, CODE32_TO_64)?;
+        climb::set_pe(a)?;
+        climb::jump_to_32(a, SEL_CODE32, CODE32_TO_64)?;
         a.set_label(&mut done)?;
         a.hlt()
     })
@@ -328,24 +292,9 @@ fn again() -> Vec<u8> {
 /// To IA-32e mode.
 fn climb() -> Vec<u8> {
     assemble(32, CODE32_TO_64, |a| {
-        a.mov(eax, SEL_DATA)?;
-        a.mov(ds, eax)?;
-        a.mov(es, eax)?;
-        a.mov(ss, eax)?;
-        a.mov(eax, 1u32 << 5)?;
-        a.mov(cr4, eax)?;
-        a.mov(eax, PAGE_TABLES as u32)?;
-        a.mov(cr3, eax)?;
-        a.mov(ecx, MSR_EFER)?;
-        a.rdmsr()?;
-        a.or(eax, 1 << 8)?;
-        a.wrmsr()?;
-        a.mov(eax, cr0)?;
-        a.or(eax, 0x8000_0000u32 as i32)?;
-        a.mov(cr0, eax)?;
-        a.db(&[0xea])?;
-        a.dd(&[CODE64 as u32])?;
-        a.dw(&[SEL_CODE64])
+        climb::flat_data(a)?;
+        climb::enable_long_mode(a)?;
+        climb::jump_from_32(a, SEL_CODE64, CODE64)
     })
 }
 
@@ -375,9 +324,7 @@ fn compat() -> Vec<u8> {
         a.rdmsr()?;
         a.out(0x61, eax)?;
         a.mov(esi, 1)?;
-        a.db(&[0xea])?;
-        a.dd(&[BACK as u32])?;
-        a.dw(&[SEL_CODE16])
+        climb::jump_from_32(a, SEL_CODE16, BACK)
     })
 }
 
@@ -502,7 +449,7 @@ fn protected_mode(t: &mut Tap, vcpu: &mut Vcpu) -> Outcome {
     t.eq(
         "CS and SS are flat",
         (s.cs.selector, s.cs.limit, s.ss.selector),
-        (SEL_CODE32, u32::MAX, SEL_DATA as u16),
+        (SEL_CODE32, u32::MAX, SEL_DATA),
     );
     t.eq(
         "linear addresses are physical",

@@ -5,21 +5,16 @@
 use crate::asm::*;
 use crate::device::Device;
 use crate::ram::Ram;
-use crate::setup::{self, Mode, CODE};
 use crate::sys;
 use crate::tap::Tap;
-use crate::vcpu::{Exit, Vcpu};
+use crate::vcpu::Vcpu;
 use crate::vm::{drain, eventfd, Vm};
-use crate::{Outcome, MIB};
+use crate::waiter::{self, taken, waiting, End};
+use crate::Outcome;
 use kvm_bindings::*;
 use std::os::fd::AsRawFd;
 
 const VECTOR: u8 = 0x60;
-const HANDLER: u64 = CODE + 0x800;
-/// Told by the handler before its EOI.
-const IN_HANDLER: u16 = 0x40;
-/// Told by the program between two waits.
-const WAITING: u16 = 0x41;
 const PIN: u32 = 10;
 
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
@@ -31,11 +26,8 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
 /// A guest that programs pin [`PIN`] of the IOAPIC (`low` being the entry's low word), then waits
 /// for interrupts for ever.
 fn guest(vm: &Vm, low: u32) -> Outcome<(Vcpu, Ram)> {
-    let ram = vm.add_ram(0, 0, MIB)?;
     let vcpu = vm.vcpu(0)?;
-    let code = asm64(|a| {
-        a.mov(rbx, 0xfee0_00f0u64)?;
-        a.mov(dword_ptr(rbx), 0x1ffu32)?;
+    let ram = waiter::start(vm, &vcpu, |a| {
         // The GSI is a pin of the PIC as well: mask it there.
         a.mov(al, 0xff)?;
         a.out(0x21, al)?;
@@ -44,26 +36,9 @@ fn guest(vm: &Vm, low: u32) -> Outcome<(Vcpu, Ram)> {
         a.mov(dword_ptr(rbx), 0x10 + 2 * PIN + 1)?;
         a.mov(dword_ptr(rbx + 0x10), 0u32)?;
         a.mov(dword_ptr(rbx), 0x10 + 2 * PIN)?;
-        a.mov(dword_ptr(rbx + 0x10), low)?;
-        let mut again = a.create_label();
-        a.set_label(&mut again)?;
-        a.cli()?;
-        a.mov(al, 0)?;
-        a.out(i32::from(WAITING), al)?;
-        a.sti()?;
-        a.hlt()?;
-        a.jmp(again)
-    });
-    setup::start(&vcpu, &ram, Mode::Long, &code)?;
-    let handler = assemble(64, HANDLER, |a| {
-        a.mov(al, i32::from(VECTOR))?;
-        a.out(i32::from(IN_HANDLER), al)?;
-        a.mov(rbx, 0xfee0_00b0u64)?;
-        a.mov(dword_ptr(rbx), 0u32)?;
-        a.iretq()
-    });
-    ram.write(HANDLER, &handler);
-    setup::gate(&ram, Mode::Long, VECTOR, HANDLER);
+        a.mov(dword_ptr(rbx + 0x10), low)
+    })?;
+    waiter::handle(&ram, VECTOR, End::Eoi);
     Ok((vcpu, ram))
 }
 
@@ -72,18 +47,14 @@ fn edge(t: &mut Tap, dev: &Device) -> Outcome {
     let (mut vcpu, _ram) = guest(&vm, u32::from(VECTOR))?;
     let event = eventfd()?;
     vm.fd.register_irqfd(&event, PIN)?;
-    t.eq("the guest waits", vcpu.run()?, Exit::out8(WAITING, 0));
+    t.eq("the guest waits", vcpu.run()?, waiting());
     for round in 0..3 {
         event.write(1)?;
-        t.eq(
-            format!("edge {round} is taken"),
-            vcpu.run()?,
-            Exit::out8(IN_HANDLER, VECTOR),
-        );
+        t.eq(format!("edge {round} is taken"), vcpu.run()?, taken(VECTOR));
         t.eq(
             format!("edge {round} is one interrupt"),
             vcpu.run()?,
-            Exit::out8(WAITING, 0),
+            waiting(),
         );
         t.eq(format!("edge {round} was consumed"), drain(&event), 0);
     }
@@ -92,30 +63,22 @@ fn edge(t: &mut Tap, dev: &Device) -> Outcome {
     // The line by hand: it has to be the only interrupt that comes.
     vm.irq_line(PIN, true)?;
     vm.irq_line(PIN, false)?;
-    t.eq(
-        "KVM_IRQ_LINE makes an edge",
-        vcpu.run()?,
-        Exit::out8(IN_HANDLER, VECTOR),
-    );
-    t.eq("one only", vcpu.run()?, Exit::out8(WAITING, 0));
+    t.eq("KVM_IRQ_LINE makes an edge", vcpu.run()?, taken(VECTOR));
+    t.eq("one only", vcpu.run()?, waiting());
     t.eq("a descriptor taken away is not read", drain(&event), 1);
 
     // Two writes before the guest looks are one interrupt, as two edges are.
     vm.fd.register_irqfd(&event, PIN)?;
     event.write(1)?;
     event.write(1)?;
-    t.eq("two writes", vcpu.run()?, Exit::out8(IN_HANDLER, VECTOR));
-    t.eq("are one interrupt", vcpu.run()?, Exit::out8(WAITING, 0));
+    t.eq("two writes", vcpu.run()?, taken(VECTOR));
+    t.eq("are one interrupt", vcpu.run()?, waiting());
 
     // An eventfd that is written already fires when it is registered.
     vm.fd.unregister_irqfd(&event, PIN)?;
     event.write(1)?;
     vm.fd.register_irqfd(&event, PIN)?;
-    t.eq(
-        "what was written before counts",
-        vcpu.run()?,
-        Exit::out8(IN_HANDLER, VECTOR),
-    );
+    t.eq("what was written before counts", vcpu.run()?, taken(VECTOR));
     Ok(())
 }
 
@@ -126,13 +89,13 @@ fn level(t: &mut Tap, dev: &Device) -> Outcome {
     let (trigger, resample) = (eventfd()?, eventfd()?);
     vm.fd
         .register_irqfd_with_resample(&trigger, &resample, PIN)?;
-    t.eq("the guest waits", vcpu.run()?, Exit::out8(WAITING, 0));
+    t.eq("the guest waits", vcpu.run()?, waiting());
     for round in 0..2 {
         trigger.write(1)?;
         t.eq(
             format!("level {round} is taken"),
             vcpu.run()?,
-            Exit::out8(IN_HANDLER, VECTOR),
+            taken(VECTOR),
         );
         t.eq(
             format!("level {round}: no EOI, no resampling"),
@@ -142,7 +105,7 @@ fn level(t: &mut Tap, dev: &Device) -> Outcome {
         t.eq(
             format!("level {round} falls with the EOI"),
             vcpu.run()?,
-            Exit::out8(WAITING, 0),
+            waiting(),
         );
         t.eq(
             format!("level {round} is resampled once"),
@@ -152,20 +115,16 @@ fn level(t: &mut Tap, dev: &Device) -> Outcome {
     }
     // The device is still asserting: it writes again on resampling, and the interrupt comes again.
     trigger.write(1)?;
-    t.eq(
-        "asserted again",
-        vcpu.run()?,
-        Exit::out8(IN_HANDLER, VECTOR),
-    );
+    t.eq("asserted again", vcpu.run()?, taken(VECTOR));
     trigger.write(1)?;
     let mut exits = vec![vcpu.run()?];
-    if exits[0] == Exit::out8(WAITING, 0) && drain(&resample) == 1 {
+    if exits[0] == waiting() && drain(&resample) == 1 {
         trigger.write(1)?;
         exits.push(vcpu.run()?);
     }
     t.ok(
         "a device that goes on asserting is heard again",
-        exits.contains(&Exit::out8(IN_HANDLER, VECTOR)),
+        exits.contains(&taken(VECTOR)),
     );
     Ok(())
 }

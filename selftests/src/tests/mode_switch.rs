@@ -4,6 +4,7 @@
 //! mode by its own instructions.
 
 use crate::asm::*;
+use crate::climb::{self, SEL_CODE32, SEL_CODE64};
 use crate::device::Device;
 use crate::setup::{self, Mode, CODE, GDT, PAGE_TABLES, STACK};
 use crate::tap::Tap;
@@ -14,12 +15,6 @@ use crate::{Outcome, MIB};
 const CODE32: u64 = CODE + 0x1000;
 const CODE64: u64 = CODE + 0x2000;
 const COMPAT: u64 = CODE + 0x3000;
-/// What LGDT reads, behind the descriptors.
-const GDT_POINTER: u64 = GDT + 0x40;
-const SEL_CODE32: u32 = 0x08;
-const SEL_DATA: u32 = 0x10;
-const SEL_CODE64: u32 = 0x18;
-const MSR_EFER: u32 = 0xc000_0080;
 
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     let vm = Vm::new(dev)?;
@@ -27,47 +22,25 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     let mut vcpu = vm.vcpu(0)?;
 
     let real = asm16(|a| {
-        // LGDT with DS 0; a 32-bit operand takes all of the base.
-        a.db(&[0x66, 0x0f, 0x01, 0x16])?;
-        a.dw(&[GDT_POINTER as u16])?;
-        a.mov(eax, cr0)?;
-        a.or(eax, 1)?;
-        a.mov(cr0, eax)?;
-        // JMP FAR ptr16:32.
-        a.db(&[0x66, 0xea])?;
-        a.dd(&[CODE32 as u32])?;
-        a.dw(&[SEL_CODE32 as u16])
+        climb::lgdt(a)?;
+        climb::set_pe(a)?;
+        climb::jump_to_32(a, SEL_CODE32, CODE32)
     });
     let protected = assemble(32, CODE32, |a| {
-        a.mov(eax, SEL_DATA)?;
-        a.mov(ds, eax)?;
-        a.mov(es, eax)?;
-        a.mov(ss, eax)?;
+        climb::flat_data(a)?;
         a.mov(esp, STACK as u32)?;
         a.mov(eax, cr0)?;
         a.out(0x30, eax)?;
-        a.mov(eax, 1u32 << 5)?;
-        a.mov(cr4, eax)?;
-        a.mov(eax, PAGE_TABLES as u32)?;
-        a.mov(cr3, eax)?;
-        a.mov(ecx, MSR_EFER)?;
-        a.rdmsr()?;
-        a.or(eax, 1 << 8)?;
-        a.wrmsr()?;
-        a.mov(eax, cr0)?;
-        a.or(eax, 0x8000_0000u32 as i32)?;
-        a.mov(cr0, eax)?;
+        climb::enable_long_mode(a)?;
         a.rdmsr()?;
         a.out(0x31, eax)?;
-        a.db(&[0xea])?;
-        a.dd(&[CODE64 as u32])?;
-        a.dw(&[SEL_CODE64 as u16])
+        climb::jump_from_32(a, SEL_CODE64, CODE64)
     });
     let long = assemble(64, CODE64, |a| {
         a.mov(rax, 0x1_0000_0002u64)?;
         a.shr(rax, 1)?;
         a.out(0x32, eax)?;
-        a.push(i32::try_from(SEL_CODE32).unwrap_or(0))?;
+        a.push(i32::from(SEL_CODE32))?;
         a.push(COMPAT as i32)?;
         // RETF with REX.W.
         a.db(&[0x48, 0xcb])
@@ -86,16 +59,7 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     ram.write(CODE32, &protected);
     ram.write(CODE64, &long);
     ram.write(COMPAT, &compat);
-    let descriptors = [
-        0u64,
-        0x00cf_9b00_0000_ffff,
-        0x00cf_9300_0000_ffff,
-        0x00af_9b00_0000_ffff,
-    ];
-    for (i, d) in descriptors.into_iter().enumerate() {
-        ram.set64(GDT + 8 * i as u64, d);
-    }
-    ram.write(GDT_POINTER, &[0x1f, 0, GDT as u8, (GDT >> 8) as u8, 0, 0]);
+    climb::write_gdt(&ram, &[]);
 
     match vcpu.run()? {
         Exit::Out {

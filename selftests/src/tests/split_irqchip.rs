@@ -8,21 +8,19 @@
 use crate::asm::*;
 use crate::device::Device;
 use crate::errno::Errno;
-use crate::setup::{self, Mode, CODE};
+use crate::ram::Ram;
 use crate::sys;
 use crate::tap::Tap;
 use crate::vcpu::{Exit, Vcpu};
 use crate::vm::Vm;
-use crate::{Outcome, MIB};
+use crate::waiter::{self, taken, waiting, End, APIC};
+use crate::Outcome;
 use kvm_bindings::*;
 
 const LEVEL_VECTOR: u8 = 0x60;
 const EDGE_VECTOR: u8 = 0x71;
 const PIC_VECTOR: u8 = 0x30;
 const PINS: u64 = 24;
-const IN_HANDLER: u16 = 0x40;
-const WAITING: u16 = 0x41;
-const APIC: u64 = 0xfee0_0000;
 /// Asserted and level-triggered, in the data of an MSI.
 const LEVEL: u32 = 3 << 14;
 
@@ -58,39 +56,15 @@ fn route(gsi: u32, data: u32) -> kvm_irq_routing_entry {
     e
 }
 
-/// A guest that takes interrupts in HLT; each handler tells its vector, sends an EOI where one is due, and returns.
-fn guest(vcpu: &Vcpu, vm: &Vm) -> Outcome<crate::ram::Ram> {
-    let ram = vm.add_ram(0, 0, MIB)?;
-    let code = asm64(|a| {
-        a.mov(rbx, APIC + 0xf0)?;
-        a.mov(dword_ptr(rbx), 0x1ffu32)?;
-        // LINT0 takes the PIC's interrupts.
+/// The guest, whose LINT0 takes the PIC's interrupts.
+fn guest(vcpu: &Vcpu, vm: &Vm) -> Outcome<Ram> {
+    let ram = waiter::start(vm, vcpu, |a| {
         a.mov(rbx, APIC + 0x350)?;
-        a.mov(dword_ptr(rbx), 0x700u32)?;
-        let mut again = a.create_label();
-        a.set_label(&mut again)?;
-        a.cli()?;
-        a.mov(al, 0)?;
-        a.out(i32::from(WAITING), al)?;
-        a.sti()?;
-        a.hlt()?;
-        a.jmp(again)
-    });
-    setup::start(vcpu, &ram, Mode::Long, &code)?;
-    for (i, vector) in (0u64..).zip([LEVEL_VECTOR, EDGE_VECTOR, PIC_VECTOR]) {
-        let at = CODE + 0x800 + 0x100 * i;
-        let handler = assemble(64, at, |a| {
-            a.mov(al, i32::from(vector))?;
-            a.out(i32::from(IN_HANDLER), al)?;
-            if vector != PIC_VECTOR {
-                a.mov(rbx, APIC + 0xb0)?;
-                a.mov(dword_ptr(rbx), 0u32)?;
-            }
-            a.iretq()
-        });
-        ram.write(at, &handler);
-        setup::gate(&ram, Mode::Long, vector, at);
-    }
+        a.mov(dword_ptr(rbx), 0x700u32)
+    })?;
+    waiter::handle(&ram, LEVEL_VECTOR, End::Eoi);
+    waiter::handle(&ram, EDGE_VECTOR, End::Eoi);
+    waiter::handle(&ram, PIC_VECTOR, End::Nothing);
     Ok(ram)
 }
 
@@ -105,23 +79,14 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     ])
     .map_err(|_| Errno(libc::ENOMEM))?;
     vm.fd.set_gsi_routing(&table)?;
-    let waiting = Exit::out8(WAITING, 0);
-    t.eq("the guest waits", vcpu.run()?, waiting.clone());
+    t.eq("the guest waits", vcpu.run()?, waiting());
 
     vm.fd.signal_msi(message(u32::from(EDGE_VECTOR)))?;
-    t.eq(
-        "an edge is taken",
-        vcpu.run()?,
-        Exit::out8(IN_HANDLER, EDGE_VECTOR),
-    );
-    t.eq("its EOI is nobody's business", vcpu.run()?, waiting.clone());
+    t.eq("an edge is taken", vcpu.run()?, taken(EDGE_VECTOR));
+    t.eq("its EOI is nobody's business", vcpu.run()?, waiting());
 
     vm.fd.signal_msi(message(LEVEL | u32::from(LEVEL_VECTOR)))?;
-    t.eq(
-        "a level is taken",
-        vcpu.run()?,
-        Exit::out8(IN_HANDLER, LEVEL_VECTOR),
-    );
+    t.eq("a level is taken", vcpu.run()?, taken(LEVEL_VECTOR));
     t.eq(
         "its EOI exits",
         vcpu.run()?,
@@ -130,7 +95,7 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     // SAFETY: KVM_EXIT_IOAPIC_EOI says that `eoi` is the valid member.
     let eoi = unsafe { vcpu.shared().__bindgen_anon_1.eoi.vector };
     t.eq("and tells the vector", eoi, LEVEL_VECTOR);
-    t.eq("the guest goes on", vcpu.run()?, waiting);
+    t.eq("the guest goes on", vcpu.run()?, waiting());
     pic(t, &mut vcpu)
 }
 
@@ -171,11 +136,7 @@ fn pic(t: &mut Tap, vcpu: &mut Vcpu) -> Outcome {
         "KVM_INTERRUPT",
         sys::ioctl_with(vcpu.raw(), sys::KVM_INTERRUPT, &interrupt),
     );
-    t.eq(
-        "its interrupt is taken",
-        vcpu.run()?,
-        Exit::out8(IN_HANDLER, PIC_VECTOR),
-    );
-    t.eq("without an EOI", vcpu.run()?, Exit::out8(WAITING, 0));
+    t.eq("its interrupt is taken", vcpu.run()?, taken(PIC_VECTOR));
+    t.eq("without an EOI", vcpu.run()?, waiting());
     Ok(())
 }
