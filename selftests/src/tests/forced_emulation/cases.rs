@@ -42,6 +42,21 @@ pub const FIRST: Case = Case {
     set: |_| (),
 };
 
+/// What virtual-8086 mode, as which real mode runs without unrestricted guest, does otherwise than real mode
+/// (Documentation/real-mode.rst): its IOPL 3 is in the flags that it pushes, nothing that it pops changes that, and
+/// SYSENTER leaves it.
+pub const UNLIKE_VIRTUAL_8086: [&str; 9] = [
+    "system: PUSHF with IOPL 0",
+    "system: POPF",
+    "system: POPF with IOPL 3",
+    "system: POPF, the other operand size",
+    "branch: IRET, the other operand size",
+    "branch: INT 50h",
+    "branch: INT 51h: absent",
+    "branch: INT 20h: not for level 3",
+    "branch: SYSENTER",
+];
+
 const LONG: u16 = Mode::Long as u16 | Mode::UserLong as u16;
 const VM86: u16 = Mode::Vm86 as u16;
 const USER: u16 =
