@@ -36,6 +36,8 @@ wait
 echo "GUEST-CLOCK $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
 dmesg | grep -E 'BUG|WARNING|Oops|Call Trace' | sed 's/^/GUEST-COMPLAINT /'
 echo "GUEST-DONE"
+# How a machine without a power switch ends is said to the kernel.
+grep -q reboot= /proc/cmdline && reboot -f
 poweroff -f
 "#;
 
