@@ -14,6 +14,7 @@ pub mod bench;
 pub mod climb;
 pub mod device;
 pub mod errno;
+pub mod faults;
 pub mod prefix;
 pub mod ram;
 pub mod setup;

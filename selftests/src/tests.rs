@@ -13,6 +13,7 @@ mod device_memory;
 mod dirty_log;
 mod dirty_log_busy;
 mod exceptions;
+mod faults;
 mod forced_emulation;
 mod hlt;
 mod huge_pages;
@@ -76,6 +77,8 @@ impl Test {
             // Thousands of states are loaded.
             "forced_emulation" => "timeout=120 on=rkvm ",
             "huge_pages" => "mem=3072 append=hugepagesz=1G,hugepages=1,hugepagesz=2M,hugepages=4 ",
+            // Only the debug kernel lets allocations fail.
+            "faults" => "on=rkvm timeout=120 when=debug ",
             _ => "",
         }
     }
@@ -138,6 +141,7 @@ tests! {
     stats: "KVM_GET_STATS_FD",
     bad_input: "errors of every ioctl",
     lifecycle: "closing in any order, many VMs, killed processes",
+    faults: "every allocation and every copy to or from user space fails once",
     debugger: "KVM_SET_GUEST_DEBUG: steps and breakpoints",
     msr_filter: "KVM_X86_SET_MSR_FILTER, MSR exits to user space",
     msr: "MSR lists, get and set, RDMSR and WRMSR with #GP",
