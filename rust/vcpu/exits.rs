@@ -95,8 +95,8 @@ impl Running<'_> {
                 Ok(Flow::ToUser)
             }
 
-            Reason::EptViolation => self.exit_ept_violation(),
-            Reason::EptMisconfig => self.exit_ept_misconfiguration(),
+            Reason::EptViolation => self.exit_ept_violation(reason),
+            Reason::EptMisconfig => self.exit_ept_misconfiguration(reason),
 
             Reason::PmlFull => {
                 // The log was emptied when the guest was left.

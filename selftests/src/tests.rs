@@ -9,6 +9,7 @@ mod capabilities;
 mod coalesced_mmio;
 mod cpuid;
 mod debugger;
+mod delivery;
 mod device_memory;
 mod dirty_log;
 mod dirty_log_busy;
@@ -76,6 +77,8 @@ impl Test {
         match self.name {
             // Thousands of states are loaded.
             "forced_emulation" => "timeout=120 on=rkvm ",
+            // C KVM does not end it.
+            "delivery" => "on=rkvm ",
             "huge_pages" => "mem=3072 append=hugepagesz=1G,hugepages=1,hugepagesz=2M,hugepages=4 ",
             // Only the debug kernel lets allocations fail.
             "faults" => "on=rkvm timeout=120 when=debug ",
@@ -108,6 +111,7 @@ tests! {
     mmio_shadow: "accesses to devices in an interrupt shadow",
     cpuid: "supported leaves, the guest's CPUID, OSXSAVE",
     exceptions: "#DE #BP #UD #NM #DF #GP #PF to the guest's IDT, triple fault",
+    delivery: "events whose delivery accesses a device",
     forced_emulation: "the emulator beside the processor, in all modes",
     injection: "VCPU_EVENTS, KVM_NMI, KVM_INTERRUPT and its window",
     hlt: "HLT with and without an in-kernel local APIC",

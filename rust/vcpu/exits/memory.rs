@@ -14,7 +14,10 @@ use rkvm_core::{
             interruptibility,
             EventInfo, //
         },
-        exit::qualification::EptViolation,
+        exit::{
+            qualification::EptViolation,
+            ExitReason, //
+        },
         fields::*,
         Vmcs, //
     },
@@ -36,7 +39,7 @@ use crate::{
 };
 
 impl Running<'_> {
-    pub(super) fn exit_ept_violation(&mut self) -> Result<Flow> {
+    pub(super) fn exit_ept_violation(&mut self, reason: ExitReason) -> Result<Flow> {
         let qualification = EptViolation(self.hw.read(EXIT_QUALIFICATION));
         self.keep_nmi_blocked_by(qualification);
         let gpa = Gpa(self.hw.read(GUEST_PHYSICAL_ADDRESS));
@@ -46,7 +49,7 @@ impl Running<'_> {
             address: gpa.0,
             error_code: qualification.0,
         });
-        self.memory_fault(gpa, Access::from_bits(qualification.0))
+        self.memory_fault(reason, gpa, Access::from_bits(qualification.0))
     }
 
     /// An IRET that unblocked NMIs has exited before it was done: NMIs are still blocked.
@@ -59,16 +62,25 @@ impl Running<'_> {
     }
 
     /// Maps the frame, or emulates the instruction that accesses it.
-    fn memory_fault(&mut self, gpa: Gpa, need: Access) -> Result<Flow> {
+    fn memory_fault(&mut self, reason: ExitReason, gpa: Gpa, need: Access) -> Result<Flow> {
         let stats = &self.vcpu.stats;
         stats.pf_taken.inc();
         match self.vm.memory.fault(&mut self.arch.mmu, stats, gpa, need)? {
             Fault::Resume => Ok(Flow::Resume),
             Fault::Emulate => {
                 stats.pf_emulate.inc();
-                self.emulate(Operand::At(gpa))
+                self.emulate_access(reason, Operand::At(gpa))
             }
         }
+    }
+
+    /// Emulates the instruction that made an access. If the delivery of an event made it, there is none, and the event
+    /// can't be delivered.
+    fn emulate_access(&mut self, reason: ExitReason, operand: Operand) -> Result<Flow> {
+        if self.arch.events.injected.is_some() {
+            return Ok(self.delivery_failed(reason));
+        }
+        self.emulate(operand)
     }
 
     /// An access to a device by an instruction that does nothing else. An ioeventfd that takes accesses of any length
@@ -97,14 +109,14 @@ impl Running<'_> {
         done
     }
 
-    pub(super) fn exit_ept_misconfiguration(&mut self) -> Result<Flow> {
+    pub(super) fn exit_ept_misconfiguration(&mut self, reason: ExitReason) -> Result<Flow> {
         let gpa = Gpa(self.hw.read(GUEST_PHYSICAL_ADDRESS));
         match self.vm.memory.misconfigured(&mut self.arch.mmu, gpa) {
             Misconfigured::Mmio => {
                 self.vcpu.stats.pf_emulate.inc();
-                self.emulate(Operand::Device(gpa))
+                self.emulate_access(reason, Operand::Device(gpa))
             }
-            Misconfigured::Refault => self.memory_fault(gpa, Access::R),
+            Misconfigured::Refault => self.memory_fault(reason, gpa, Access::R),
             Misconfigured::Bug => {
                 kernel::pr_err_once!("the EPT entry for {:#x} is misconfigured\n", gpa.0);
                 Err(EIO)

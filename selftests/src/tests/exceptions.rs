@@ -3,6 +3,7 @@
 //! Exceptions the guest makes reach its own IDT, with the right error code, saved RIP and CR2;
 //! a fault while one is delivered is a double fault, then a shutdown.
 
+use super::delivery::no_vector_table;
 use crate::asm::*;
 use crate::device::Device;
 use crate::ram::Ram;
@@ -83,7 +84,9 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         a.fld1()
     })?;
     double_fault(t, &mut vcpu, &ram)?;
-    resume(t, &mut vcpu, &ram)
+    resume(t, &mut vcpu, &ram)?;
+    // Not twice: see there.
+    no_vector_table(t, dev, &["first"])
 }
 
 /// Tables, a handler for each vector, two special pages.
