@@ -142,11 +142,7 @@ impl Exec<'_> {
     pub(super) fn shadow_push_slot(&mut self, cet: &mut Cet, width: Width) -> Reply<Gva> {
         let bytes = u64::from(element(width).bytes());
         let at = self.flat_address(cet.ssp.wrapping_sub(bytes), bytes)?;
-        self.ops.probe(at, Access::SHADOW_WRITE)?;
-        if bytes > at.bytes_to_page_end() {
-            let second = self.after(at, at.bytes_to_page_end());
-            self.ops.probe(second, Access::SHADOW_WRITE)?;
-        }
+        self.probe_bytes(at, bytes, Access::SHADOW_WRITE)?;
         cet.ssp = at.0;
         Ok(at)
     }

@@ -189,6 +189,18 @@ impl Exec<'_> {
         }
     }
 
+    /// Whether `len` bytes at a linear address can be accessed; they may cross a page. What is not accessed in the end
+    /// faults, too.
+    pub(super) fn probe_bytes(&mut self, at: Gva, len: u64, access: Access) -> Reply {
+        self.ops.probe(at, access)?;
+        let first = at.bytes_to_page_end();
+        if len > first {
+            let second = self.after(at, first);
+            self.ops.probe(second, access)?;
+        }
+        Ok(())
+    }
+
     /// Reads up to 64 bytes at a linear address; they may cross a page.
     #[inline]
     pub(super) fn read_bytes(&mut self, at: Gva, buf: &mut [u8], access: Access) -> Reply {

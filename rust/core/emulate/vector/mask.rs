@@ -87,12 +87,7 @@ impl Exec<'_> {
         access: Access,
     ) -> Reply {
         let at = self.run_address(offset, start, len, access.kind)?;
-        self.ops.probe(at, access)?;
-        if len as u64 > at.bytes_to_page_end() {
-            let second = self.after(at, at.bytes_to_page_end());
-            self.ops.probe(second, access)?;
-        }
-        Ok(())
+        self.probe_bytes(at, len as u64, access)
     }
 
     /// The linear address of `len` bytes from byte `start` of the operand at `offset`.
