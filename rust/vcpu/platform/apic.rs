@@ -338,7 +338,7 @@ impl Running<'_> {
             u64::MAX
         };
         if let Ok(register) = <&mut [u8; 4]>::try_from(&mut *data) {
-            // Nearly always.
+            // Nearly all accesses: a loop over the bytes would be a measurable part of the exit.
             *register = (value as u32).to_le_bytes();
         } else {
             for (to, from) in data.iter_mut().zip(value.to_le_bytes()) {
