@@ -5,7 +5,10 @@
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 RKVM_CACHE=${RKVM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/rkvm}
 export RKVM_CACHE
-mkdir -p "$RKVM_CACHE/log" "$RKVM_CACHE/stamps"
+mkdir -p "$RKVM_CACHE/log" "$RKVM_CACHE/stamps" || {
+	echo "the cache $RKVM_CACHE can't be made: set RKVM_CACHE to a folder that you can write to, with 8 GB of room" >&2
+	exit 1
+}
 rkvm_began=${RKVM_BEGAN:-$(date +%s)}
 export RKVM_BEGAN=$rkvm_began
 
