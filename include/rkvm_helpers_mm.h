@@ -38,6 +38,8 @@ void rkvm_mmdrop(struct mm_struct *mm);
 void rkvm_mmap_read_lock(struct mm_struct *mm);
 void rkvm_mmap_read_unlock(struct mm_struct *mm);
 struct vm_area_struct *rkvm_vma_lookup(struct mm_struct *mm, unsigned long address);
+/* Brings the page of ordinary memory in as a write by the current thread would. False: it may be there or not. */
+bool rkvm_fault_in_for_write(unsigned long address);
 bool rkvm_vma_is_pfnmap(struct vm_area_struct *vma);
 bool rkvm_vma_permits(struct vm_area_struct *vma, bool write);
 /* 1, 2 or 3: the current thread's map has 4 KiB, 2 MiB or 1 GiB at the address. */

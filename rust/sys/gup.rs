@@ -132,7 +132,20 @@ pub(crate) fn host_page(hva: Hva, want: Want) -> Result<HostPage, Unavailable> {
             return Ok(HostPage::counted(page, true));
         }
     }
+    if want.write && !want.no_wait && fault_in(hva) {
+        if let Some(page) = fast(hva) {
+            return Ok(HostPage::counted(page, true));
+        }
+    }
     slow(hva, want)
+}
+
+/// Brings a page that is not there yet in, as the VMM's own write would. Whether that served is for the caller to find
+/// out, and why not for [`slow`].
+#[inline]
+fn fault_in(hva: Hva) -> bool {
+    // SAFETY: The function checks the address; no lock is held.
+    unsafe { bindings::rkvm_fault_in_for_write(hva.0 as usize) }
 }
 
 /// A page that is mapped writable now, found without locks.

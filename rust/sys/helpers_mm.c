@@ -91,6 +91,29 @@ struct vm_area_struct *rkvm_vma_lookup(struct mm_struct *mm, unsigned long addre
 	return vma_lookup(mm, address);
 }
 
+/*
+ * What do_user_addr_fault() does for a thread's own first write: with the lock of the area alone, so that the vCPUs'
+ * faults do not meet at mmap_lock. A lock that was let go is not given back (VM_FAULT_RETRY, VM_FAULT_COMPLETED).
+ */
+bool rkvm_fault_in_for_write(unsigned long address)
+{
+	const vm_flags_t looked_at = VM_WRITE | VM_IO | VM_PFNMAP | VM_SHADOW_STACK;
+	const unsigned int flags = FAULT_FLAG_DEFAULT | FAULT_FLAG_WRITE | FAULT_FLAG_VMA_LOCK;
+	struct vm_area_struct *vma = lock_vma_under_rcu(current->mm, address);
+	vm_fault_t fault;
+
+	if (!vma)
+		return false;
+	if ((vma->vm_flags & looked_at) != VM_WRITE) {
+		vma_end_read(vma);
+		return false;
+	}
+	fault = handle_mm_fault(vma, address, flags, NULL);
+	if (!(fault & (VM_FAULT_RETRY | VM_FAULT_COMPLETED)))
+		vma_end_read(vma);
+	return !(fault & (VM_FAULT_RETRY | VM_FAULT_ERROR));
+}
+
 bool rkvm_vma_is_pfnmap(struct vm_area_struct *vma)
 {
 	return vma->vm_flags & (VM_IO | VM_PFNMAP);
