@@ -21,6 +21,7 @@ pub mod setup;
 pub mod sys;
 pub mod tap;
 pub mod tests;
+pub mod userfaultfd;
 pub mod vcpu;
 pub mod vm;
 pub mod vmm;

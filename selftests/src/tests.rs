@@ -55,6 +55,7 @@ mod syscall_msrs;
 mod task_priority;
 mod tpr_access;
 mod two_vms;
+mod userfaultfd;
 mod vapic;
 
 use crate::device::Device;
@@ -126,6 +127,7 @@ tests! {
     dirty_log: "KVM_GET_DIRTY_LOG",
     dirty_log_busy: "a copy that follows the dirty log while two vCPUs write",
     notifier: "host pages dropped, moved, copied, swapped under a guest",
+    userfaultfd: "guest memory whose pages user space brings",
     huge_pages: "guest memory in pages of 2 MiB and 1 GiB",
     device_memory: "a slot over memory of a device",
     memory_errors: "a broken page of guest memory: SIGBUS",
