@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Drives a KVM device from user space: what the behaviour tests, the benchmarks and the VMM share.
+//! Drives a KVM device from user space: what the behaviour tests and the benchmarks share.
 //!
 //! The device is `/dev/rkvm` unless `--dev` or `RKVM_DEV` names another one. Whatever is checked
 //! here also holds for C KVM, which is the reference.
@@ -24,11 +24,10 @@ pub mod tests;
 pub mod userfaultfd;
 pub mod vcpu;
 pub mod vm;
-pub mod vmm;
 pub mod waiter;
 pub mod watcher;
 
-/// What a test, a benchmark or the VMM answers when it can't go on.
+/// What a test or a benchmark answers when it can't go on.
 pub type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// One kibibyte in bytes.

@@ -3,12 +3,12 @@
 //! vCPUs as a kernel expects them: CPUID with the topology, MSRs, local APIC pins, and the
 //! registers of the boot protocol on the first one.
 
-use super::boot::Entry;
-use super::{layout, Protocol};
-use crate::device::Device;
+use crate::boot::Entry;
+use crate::layout;
+use crate::machine::Protocol;
 use crate::Outcome;
 use kvm_bindings::*;
-use kvm_ioctls::{VcpuFd, VmFd};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 const CR0_PE: u64 = 1 << 0;
@@ -24,7 +24,7 @@ const MISC_FAST_STRING: u64 = 1;
 
 /// Makes vCPU `id` of `cpus`. Only vCPU 0 is given registers: the others wait for SIPI.
 pub fn create(
-    dev: &Device,
+    kvm: &Kvm,
     vm: &VmFd,
     id: u32,
     cpus: u32,
@@ -35,11 +35,10 @@ pub fn create(
     let vcpu = vm
         .create_vcpu(u64::from(id))
         .map_err(what("KVM_CREATE_VCPU"))?;
-    let supported = dev
-        .kvm
+    let supported = kvm
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
         .map_err(what("KVM_GET_SUPPORTED_CPUID"))?;
-    let deadline = dev.cap(KVM_CAP_TSC_DEADLINE_TIMER) > 0;
+    let deadline = kvm.check_extension(Cap::TscDeadlineTimer);
     vcpu.set_cpuid2(&cpuid(supported, id, cpus, deadline))
         .map_err(what("KVM_SET_CPUID2"))?;
     set_msrs(&vcpu)?;

@@ -2,7 +2,8 @@
 
 //! Puts the kernel image, the initramfs and the command line into guest memory.
 
-use super::{layout, Config, Protocol};
+use crate::layout;
+use crate::machine::{Config, Protocol};
 use crate::Outcome;
 use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::elf::{Elf, PvhBootCapability};

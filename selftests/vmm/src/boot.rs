@@ -2,8 +2,9 @@
 
 //! The information each boot protocol hands the kernel, and where the kernel is entered.
 
-use super::kernel::{self, Loaded};
-use super::{layout, Config, Protocol};
+use crate::kernel::{self, Loaded};
+use crate::layout;
+use crate::machine::{Config, Protocol};
 use crate::Outcome;
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};

@@ -2,12 +2,25 @@
 
 //! Boots Linux on a KVM device.
 
+mod acpi;
+mod boot;
+mod console;
+mod cpu;
+mod devices;
+mod kernel;
+mod layout;
+mod machine;
+
+use crate::devices::Power;
+use crate::machine::{Config, End, Protocol};
 use clap::Parser;
-use rkvm_selftests::device::{Device, DEFAULT_PATH, ENV};
-use rkvm_selftests::vmm::devices::Power;
-use rkvm_selftests::vmm::{self, Config, End, Protocol};
+use kvm_ioctls::Kvm;
+use std::ffi::CString;
 use std::path::PathBuf;
 use std::process::exit;
+
+/// What the VMM answers when it can't go on.
+type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 const STATUS_FAILED: i32 = 2;
 const STATUS_SHUTDOWN: i32 = 3;
@@ -36,7 +49,7 @@ struct Args {
     #[arg(long, value_enum, default_value_t = Protocol::Linux)]
     protocol: Protocol,
     /// The device.
-    #[arg(long, env = ENV, default_value = DEFAULT_PATH)]
+    #[arg(long, env = "RKVM_DEV", default_value = "/dev/rkvm")]
     dev: String,
 }
 
@@ -50,9 +63,7 @@ fn main() {
         cpus: args.cpus,
         protocol: args.protocol,
     };
-    let end = Device::open(&args.dev)
-        .map_err(Into::into)
-        .and_then(|dev| vmm::run(&dev, &config));
+    let end = open(&args.dev).and_then(|kvm| machine::run(&kvm, &config));
     // The vCPU threads end with the process.
     exit(match end {
         Ok(End::Power(Power::Exit(status))) => i32::from(status),
@@ -61,6 +72,11 @@ fn main() {
         Ok(End::Failed(text)) => complain(STATUS_FAILED, &text),
         Err(e) => complain(STATUS_FAILED, &e.to_string()),
     })
+}
+
+fn open(path: &str) -> Outcome<Kvm> {
+    let name = CString::new(path)?;
+    Ok(Kvm::new_with_path(&name).map_err(|e| format!("{path}: {e}"))?)
 }
 
 fn complain(status: i32, text: &str) -> i32 {

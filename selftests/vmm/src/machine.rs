@@ -1,22 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A small VMM: boots a Linux kernel with in-kernel interrupt controllers, a serial port, and
-//! ACPI tables that tell of the vCPUs and of a way to power off.
+//! The machine: memory, in-kernel interrupt controllers, a serial port, and ACPI tables that tell
+//! of the vCPUs and of a way to power off.
 
-pub mod acpi;
-pub mod boot;
-pub mod console;
-pub mod cpu;
-pub mod devices;
-pub mod kernel;
-pub mod layout;
-
-use crate::device::Device;
-use crate::vm::{IDENTITY_MAP_ADDR, TSS_ADDR};
-use crate::Outcome;
-use devices::{Devices, Power};
+use crate::devices::{Devices, Power};
+use crate::{acpi, boot, console, cpu, layout, Outcome};
 use kvm_bindings::{kvm_pit_config, kvm_userspace_memory_region, KVM_PIT_SPEAKER_DUMMY};
-use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Sender};
@@ -65,11 +55,8 @@ pub enum End {
 }
 
 /// Boots the machine and waits for its end.
-pub fn run(dev: &Device, config: &Config) -> Outcome<End> {
-    let vm = dev
-        .kvm
-        .create_vm()
-        .map_err(|e| format!("KVM_CREATE_VM: {e}"))?;
+pub fn run(kvm: &Kvm, config: &Config) -> Outcome<End> {
+    let vm = kvm.create_vm().map_err(|e| format!("KVM_CREATE_VM: {e}"))?;
     // Never unmapped: the vCPU threads run until the process ends.
     let memory = ManuallyDrop::new(memory(&vm, config.mem)?);
     create_chips(&vm)?;
@@ -83,7 +70,7 @@ pub fn run(dev: &Device, config: &Config) -> Outcome<End> {
     let devices = Arc::new(Devices::new(serial_irq, tell.clone())?);
     let terminal = console::start(devices.clone());
     let vcpus = (0..config.cpus)
-        .map(|id| cpu::create(dev, &vm, id, config.cpus, &memory, &entry))
+        .map(|id| cpu::create(kvm, &vm, id, config.cpus, &memory, &entry))
         .collect::<Outcome<Vec<_>>>()?;
     for (id, vcpu) in vcpus.into_iter().enumerate() {
         let (devices, tell) = (devices.clone(), tell.clone());
@@ -122,9 +109,9 @@ fn memory(vm: &VmFd, mebibytes: u64) -> Outcome<GuestMemoryMmap<()>> {
 }
 
 fn create_chips(vm: &VmFd) -> Outcome {
-    vm.set_tss_address(TSS_ADDR as usize)
+    vm.set_tss_address(layout::TSS as usize)
         .map_err(|e| format!("KVM_SET_TSS_ADDR: {e}"))?;
-    vm.set_identity_map_address(IDENTITY_MAP_ADDR)
+    vm.set_identity_map_address(layout::IDENTITY_MAP)
         .map_err(|e| format!("KVM_SET_IDENTITY_MAP_ADDR: {e}"))?;
     vm.create_irq_chip()
         .map_err(|e| format!("KVM_CREATE_IRQCHIP: {e}"))?;

@@ -3,7 +3,7 @@
 //! The least ACPI that a Linux without MP-table support needs: RSDP, XSDT, FADT with a power-off
 //! and a reset register, FACS, a DSDT with `_S5`, and the MADT with the processors.
 
-use super::layout::ACPI;
+use crate::layout::ACPI;
 use crate::Outcome;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 

@@ -24,6 +24,10 @@ pub const ACPI: u64 = 0xe_0000;
 pub const HIGH: u64 = 0x10_0000;
 /// Where the memory below 4 GiB ends at the latest: room for devices and the APICs.
 pub const HOLE_START: u64 = 0xc000_0000;
+/// The page for KVM's identity map of real mode, and the three for its TSS: in the hole.
+pub const IDENTITY_MAP: u64 = 0xfffb_c000;
+/// See [`IDENTITY_MAP`].
+pub const TSS: u64 = 0xfffb_d000;
 /// Where memory goes on.
 pub const HOLE_END: u64 = 1 << 32;
 

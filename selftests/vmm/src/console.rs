@@ -2,7 +2,7 @@
 
 //! The terminal: what COM1 sends goes to stdout, what is typed goes to COM1.
 
-use super::devices::Devices;
+use crate::devices::Devices;
 use crate::Outcome;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Condvar, Mutex};

@@ -3,9 +3,9 @@
 //! The port devices of the VMM: COM1, a real-time clock, the keyboard controller's reset line,
 //! the ACPI registers, and a port by which a guest ends the machine with a status of its own.
 
-use super::acpi;
-use super::console::Lines;
-use super::End;
+use crate::acpi;
+use crate::console::Lines;
+use crate::machine::End;
 use crate::Outcome;
 use std::sync::mpsc::Sender;
 use std::sync::Mutex;
