@@ -12,10 +12,11 @@ pub mod disk;
 pub mod elf;
 pub mod fileset;
 pub mod guest;
-pub mod job;
 pub mod kernel;
 pub mod machine;
 pub mod paths;
 pub mod session;
 pub mod suite;
 pub mod tap;
+
+pub use rkvm_job as job;

@@ -5,6 +5,9 @@
 //!
 //! Reports are lines that start with [`MARK`]; all other lines come from the programs that were run.
 
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
 use std::fmt;
 
 /// Starts every line that rkvm-init itself writes. Programs don't print this byte.

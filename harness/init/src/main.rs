@@ -39,10 +39,10 @@ use nix::sys::wait::WaitPidFlag;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 
-use rkvm_harness::job::Device;
-use rkvm_harness::job::Outcome;
-use rkvm_harness::job::Report;
-use rkvm_harness::job::Task;
+use rkvm_job::Device;
+use rkvm_job::Outcome;
+use rkvm_job::Report;
+use rkvm_job::Task;
 
 /// What a sound kernel does not say.
 const COMPLAINTS: [&str; 25] = [
