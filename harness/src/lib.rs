@@ -18,5 +18,6 @@ pub mod paths;
 pub mod session;
 pub mod suite;
 pub mod tap;
+pub mod verdict;
 
 pub use rkvm_job as job;

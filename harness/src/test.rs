@@ -23,11 +23,11 @@ use rkvm_harness::session::Boot;
 use rkvm_harness::session::Fate;
 use rkvm_harness::session::Line;
 use rkvm_harness::suite;
-use rkvm_harness::suite::Finished;
 use rkvm_harness::suite::Group;
 use rkvm_harness::suite::Options;
 use rkvm_harness::suite::Watcher;
 use rkvm_harness::tap::Point;
+use rkvm_harness::verdict::Finished;
 
 use crate::shell::MachineArgs;
 
