@@ -62,17 +62,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let images = (vmlinux.as_path(), set.archive()?);
     let verbose = args.machine.verbose;
     let config = args.machine.config(&paths);
-    let boot = session::boot(
-        &config,
-        limits,
-        (images.0, &images.1),
-        &tasks,
-        &folder,
-        &mut |line| match line {
-            Line::Console(text) | Line::Output(text) if verbose => println!("{text}"),
-            _ => {}
-        },
-    )?;
+    let machine = session::prepare(&config, (images.0, &images.1), &tasks, &folder)?;
+    let boot = session::boot(machine, limits, &tasks, &mut |line| match line {
+        Line::Console(text) | Line::Output(text) if verbose => println!("{text}"),
+        _ => {}
+    })?;
     if let Fate::Hung(why) | Fate::Crashed(why) = &boot.fate {
         println!("the machine failed: {why}; it last said:");
         boot.last.iter().for_each(|line| println!("  | {line}"));

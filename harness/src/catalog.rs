@@ -14,8 +14,8 @@ use anyhow::Context;
 use anyhow::Result;
 use clap::ValueEnum;
 
+use crate::emulator::Backend;
 use crate::job::Device;
-use crate::machine::Backend;
 use crate::paths::Paths;
 
 /// One test and the machine it wants.

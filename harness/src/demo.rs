@@ -73,25 +73,20 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     );
     let started = Instant::now();
     let mut done = false;
-    let boot = session::boot(
-        &config,
-        limits,
-        (&vmlinux, &set.archive()?),
-        &[task],
-        &folder,
-        &mut |line| match line {
-            Line::Console(text) => println!("host  | {text}"),
-            Line::Output(text) => {
-                done |= text.starts_with("GUEST-DONE");
-                println!("guest | {text}");
+    let tasks = [task];
+    let machine = session::prepare(&config, (&vmlinux, &set.archive()?), &tasks, &folder)?;
+    let boot = session::boot(machine, limits, &tasks, &mut |line| match line {
+        Line::Console(text) => println!("host  | {text}"),
+        Line::Output(text) => {
+            done |= text.starts_with("GUEST-DONE");
+            println!("guest | {text}");
+        }
+        Line::Report(report) => {
+            if let Some(text) = in_words(report) {
+                println!("=== {:3.0} s: {text}", started.elapsed().as_secs_f64());
             }
-            Line::Report(report) => {
-                if let Some(text) = in_words(report) {
-                    println!("=== {:3.0} s: {text}", started.elapsed().as_secs_f64());
-                }
-            }
-        },
-    )?;
+        }
+    })?;
     if let Fate::Hung(why) | Fate::Crashed(why) = &boot.fate {
         println!(
             "the machine failed: {why}; its logs are in {}",

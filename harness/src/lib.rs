@@ -10,6 +10,7 @@ pub mod catalog;
 pub mod cpio;
 pub mod disk;
 pub mod elf;
+pub mod emulator;
 pub mod fileset;
 pub mod guest;
 pub mod kernel;

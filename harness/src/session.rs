@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::emulator;
+use crate::emulator::Config;
+use crate::emulator::Prepared;
 use crate::fileset::FileSet;
 use crate::job::Outcome;
 use crate::job::Report;
 use crate::job::Task;
-use crate::machine::Config;
 use crate::machine::Machine;
 use crate::machine::Port;
 
@@ -89,22 +91,28 @@ pub enum Line<'a> {
     Report(&'a Report),
 }
 
-/// Boots a machine, runs `tasks` in it and tells `watch` every line at once.
-pub fn boot(
+/// Makes a machine of a kernel and an initramfs, which is to run `tasks`, in an empty folder.
+pub fn prepare(
     config: &Config,
-    limits: Limits,
-    images: (&Path, &[u8]),
+    (vmlinux, base): (&Path, &[u8]),
     tasks: &[Task],
     folder: &Path,
-    watch: &mut dyn FnMut(Line<'_>),
-) -> Result<Boot> {
+) -> Result<Prepared> {
     let mut job = FileSet::default();
     let text: Vec<String> = tasks.iter().map(|task| format!("{task}\n")).collect();
     job.bytes("job", 0o644, text.concat().into_bytes());
-    let (vmlinux, base) = images;
-    let machine = Machine::start(config, vmlinux, &[base, &job.archive()?], folder)?;
+    emulator::prepare(config, vmlinux, &[base, &job.archive()?], folder)
+}
+
+/// Boots a machine that was made for `tasks` and tells `watch` every line at once.
+pub fn boot(
+    machine: Prepared,
+    limits: Limits,
+    tasks: &[Task],
+    watch: &mut dyn FnMut(Line<'_>),
+) -> Result<Boot> {
     let mut session = Session::new(limits, tasks);
-    session.follow(machine, watch)?;
+    session.follow(Machine::start(machine)?, watch)?;
     Ok(session.boot)
 }
 

@@ -10,6 +10,8 @@ use std::time::Duration;
 use anyhow::Context;
 use anyhow::Result;
 
+use rkvm_harness::emulator::Backend;
+use rkvm_harness::emulator::Config;
 use rkvm_harness::fileset::FileSet;
 use rkvm_harness::guest;
 use rkvm_harness::job::Device;
@@ -17,8 +19,6 @@ use rkvm_harness::job::Outcome;
 use rkvm_harness::job::Report;
 use rkvm_harness::job::Task;
 use rkvm_harness::kernel;
-use rkvm_harness::machine::Backend;
-use rkvm_harness::machine::Config;
 use rkvm_harness::paths::new_folder;
 use rkvm_harness::paths::Paths;
 use rkvm_harness::session;
@@ -151,21 +151,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let vmlinux = args.machine.vmlinux(&paths)?;
     let verbose = args.machine.verbose;
     let mut up = None;
-    let boot = session::boot(
-        &config,
-        limits,
-        (&vmlinux, &set.archive()?),
-        &[task],
-        &folder,
-        &mut |line| match line {
-            Line::Output(text) => println!("{text}"),
-            Line::Console(text) if verbose => eprintln!("{text}"),
-            Line::Console(_) => {}
-            Line::Report(Report::Up(ticks)) => up = Some(*ticks),
-            Line::Report(Report::Kernel(_, text)) => eprintln!("kernel: {text}"),
-            Line::Report(_) => {}
-        },
-    )?;
+    let tasks = [task];
+    let machine = session::prepare(&config, (&vmlinux, &set.archive()?), &tasks, &folder)?;
+    let boot = session::boot(machine, limits, &tasks, &mut |line| match line {
+        Line::Output(text) => println!("{text}"),
+        Line::Console(text) if verbose => eprintln!("{text}"),
+        Line::Console(_) => {}
+        Line::Report(Report::Up(ticks)) => up = Some(*ticks),
+        Line::Report(Report::Kernel(_, text)) => eprintln!("kernel: {text}"),
+        Line::Report(_) => {}
+    })?;
     if let Some((wall, ticks)) = boot.up {
         let (total, wall) = (boot.total.as_secs_f32(), wall.as_secs_f32());
         let ticks = ticks as f64 / 1e6;

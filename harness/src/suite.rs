@@ -22,12 +22,12 @@ use anyhow::Result;
 
 use crate::catalog::Needs;
 use crate::catalog::Test;
+use crate::emulator::Config;
 use crate::fileset::FileSet;
 use crate::guest;
 use crate::job::Device;
 use crate::job::Task;
 use crate::kernel;
-use crate::machine::Config;
 use crate::paths::new_folder;
 use crate::paths::Paths;
 use crate::session;
@@ -243,7 +243,8 @@ impl Shared<'_> {
         let tasks = self.tasks(tests, group.device);
         lock(&self.watcher).boot(group, first);
         let mut watch = |line: Line<'_>| lock(&self.watcher).line(group, &line);
-        let boot = session::boot(config, limits, images, &tasks, folder, &mut watch)?;
+        let machine = session::prepare(config, images, &tasks, folder)?;
+        let boot = session::boot(machine, limits, &tasks, &mut watch)?;
         lock(&self.watcher).ended(group, &boot, folder);
         Ok(self.settle(group, tests, boot))
     }
