@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::ensure;
 use anyhow::Result;
 
+use rkvm_harness::contents;
 use rkvm_harness::fileset::FileSet;
-use rkvm_harness::guest;
 use rkvm_harness::job::Device;
 use rkvm_harness::job::Outcome;
 use rkvm_harness::job::Task;
@@ -44,9 +44,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let paths = Paths::find()?;
     let checkout = std::env::current_dir()?;
     let mut set = FileSet::base(&paths)?;
-    guest::add_tests(&mut set, &paths, &checkout)?;
-    guest::add_module(&mut set, &paths, &checkout.join(&args.module))?;
+    contents::add_kernel_modules(&mut set, &paths)?;
+    contents::add_module(&mut set, &paths, &checkout.join(&args.module))?;
     let mut argv = vec!["/usr/bin/rkvm-bench".to_string()];
+    contents::add_named(&mut set, &paths, &checkout, &argv[0])?;
     argv.extend(args.names.iter().cloned());
     let tasks = [Device::Rkvm, Device::Kvm].map(|device| Task {
         name: format!("bench-{device}"),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use rkvm_harness::contents;
 use rkvm_harness::fileset::FileSet;
 use rkvm_harness::guest;
 use rkvm_harness::job::Device;
@@ -47,8 +48,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let paths = Paths::find()?;
     let checkout = std::env::current_dir()?;
     let mut set = FileSet::base(&paths)?;
-    guest::add_tests(&mut set, &paths, &checkout)?;
-    guest::add_module(&mut set, &paths, &checkout.join(&args.module))?;
+    contents::add_kernel_modules(&mut set, &paths)?;
+    contents::add_module(&mut set, &paths, &checkout.join(&args.module))?;
     guest::add(&mut set, &paths, "guest")?;
     let script = format!(
         "echo \"HOST: $(uname -r), $RKVM_DEV:\"; ls -l $RKVM_DEV; dmesg | grep rkvm:\n\
@@ -56,6 +57,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
          --cpus {} --mem 256 --cmdline 'console=ttyS0 panic=-1 nokaslr'\n",
         args.guest_cpus
     );
+    contents::add_named(&mut set, &paths, &checkout, &script)?;
     set.bytes("job.sh", 0o755, script.into_bytes());
     let task = Task {
         name: "guest".into(),

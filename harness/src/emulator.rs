@@ -81,6 +81,20 @@ pub fn prepare(
     })
 }
 
+/// The versions of the packages that a Bochs machine comes from.
+pub fn bochs_version() -> Result<String> {
+    let output = Command::new("dpkg-query")
+        .args(["--show", "bochs", "bochsbios", "vgabios"])
+        .output()
+        .context("dpkg-query does not start")?;
+    ensure!(
+        output.status.success(),
+        "dpkg-query does not know Bochs: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// The kernel's command line.
 fn cmdline(config: &Config) -> String {
     let mut line = String::from(

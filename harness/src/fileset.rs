@@ -78,6 +78,11 @@ impl FileSet {
         Ok(())
     }
 
+    /// Whether a file is there.
+    pub fn has(&self, path: &str) -> bool {
+        self.entries.contains_key(&self.resolve(path))
+    }
+
     /// Adds a folder and those above it.
     pub fn dir(&mut self, path: &str) {
         let mut at = String::new();

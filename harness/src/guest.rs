@@ -2,18 +2,14 @@
 
 //! Sets of files that a test can ask for by name: a kernel and an initramfs for a guest of its own, QEMU.
 
-use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::bail;
-use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
 
 use crate::fileset::FileSet;
 use crate::kernel;
-use crate::paths::new_folder;
 use crate::paths::Paths;
 
 /// First process of a guest: says that it is up, does some work, powers off. `GUEST-` lines are what tests
@@ -86,43 +82,4 @@ pub fn initrd() -> Result<Vec<u8>> {
     set.busybox()?;
     set.bytes("init", 0o755, GUEST_INIT.as_bytes().to_vec());
     set.archive()
-}
-
-/// Adds what every test wants: the programs, C KVM and a device to swap to, the scripts.
-pub fn add_tests(set: &mut FileSet, paths: &Paths, checkout: &Path) -> Result<()> {
-    for program in ["rkvm-selftest", "rkvm-bench", "rkvm-vmm"] {
-        set.file(&paths.bin.join(program), &format!("/usr/bin/{program}"))?;
-    }
-    set.modules(paths, &["kvm_intel".into(), "zram".into()])?;
-    set.tree(&checkout.join("selftests/machine"), "/tests")
-}
-
-/// Adds the module under test.
-pub fn add_module(set: &mut FileSet, paths: &Paths, module: &Path) -> Result<()> {
-    ensure!(
-        module.exists(),
-        "no {} (make modules builds it)",
-        module.display()
-    );
-    set.bytes("/rkvm.ko", 0o644, stripped(module, paths)?);
-    Ok(())
-}
-
-/// A module without debug information: the machine has to load it.
-pub fn stripped(module: &Path, paths: &Paths) -> Result<Vec<u8>> {
-    let folder = new_folder(&paths.cache.join("run"), "strip")?;
-    let plain = folder.join("plain.ko");
-    let mut command = Command::new("objcopy");
-    let status = command
-        .arg("--strip-debug")
-        .arg(module)
-        .arg(&plain)
-        .status();
-    ensure!(
-        status.context("objcopy does not start")?.success(),
-        "objcopy failed"
-    );
-    let bytes = fs::read(&plain)?;
-    fs::remove_dir_all(folder)?;
-    Ok(bytes)
 }

@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The parts of the harness: images ([`cpio`], [`fileset`], [`disk`], [`kernel`]), machines ([`machine`]),
-//! what runs in them ([`job`]) and what is made of their output ([`tap`]).
+//! The parts of the harness: images ([`contents`], [`fileset`], [`cpio`], [`disk`], [`kernel`]), machines ([`emulator`],
+//! [`machine`]), what runs in them ([`job`]) and what is made of their output ([`tap`]).
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod catalog;
+pub mod contents;
 pub mod cpio;
 pub mod disk;
 pub mod elf;
 pub mod emulator;
 pub mod fileset;
 pub mod guest;
+pub mod kept;
 pub mod kernel;
 pub mod machine;
 pub mod paths;

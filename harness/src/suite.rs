@@ -5,9 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::hash::DefaultHasher;
-use std::hash::Hash;
-use std::hash::Hasher;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -22,11 +19,14 @@ use anyhow::Result;
 
 use crate::catalog::Needs;
 use crate::catalog::Test;
+use crate::contents;
 use crate::emulator::Config;
+use crate::emulator::Prepared;
 use crate::fileset::FileSet;
 use crate::guest;
 use crate::job::Device;
 use crate::job::Task;
+use crate::kept;
 use crate::kernel;
 use crate::paths::new_folder;
 use crate::paths::Paths;
@@ -50,7 +50,7 @@ pub struct Options {
     pub checkout: PathBuf,
     /// The module under test.
     pub module: PathBuf,
-    /// Run on C KVM again what passed there before, though nothing changed.
+    /// Boot machines of C KVM, too, whose results are kept.
     pub fresh: bool,
     /// What every machine runs after its other tests.
     pub last: Vec<Test>,
@@ -160,93 +160,99 @@ struct Shared<'a> {
 
 impl Shared<'_> {
     fn run_group(&self, group: &Group<'_>) -> Result<()> {
-        let Shared { paths, options, .. } = self;
-        let mut set = FileSet::base(paths)?;
-        guest::add_tests(&mut set, paths, &options.checkout)?;
-        if group.device != Device::Kvm {
-            guest::add_module(&mut set, paths, &options.module)?;
-        }
-        for name in &group.needs.files {
-            guest::add(&mut set, paths, name)?;
-        }
-        let image = set.archive()?;
-        let config = machine_for(group.needs, &options.machine);
-        let reference = self.reference(group, &config, &image);
-        if let Some(data) = reference.as_ref().and_then(|path| fs::read(path).ok()) {
-            lock(&self.watcher).kept(group);
-            let boot = session::replay(&self.tasks(&group.tests, group.device), &data, &mut |_| {});
-            self.settle(group, &group.tests, boot);
-            return Ok(());
-        }
+        let image = self.image(group)?;
+        let config = machine_for(group.needs, &self.options.machine);
         let mut first = 0;
         while first < group.tests.len() {
-            if Instant::now() >= options.deadline {
-                for test in &group.tests[first..] {
-                    let trouble = vec!["not run: the time for all tests is over".to_string()];
-                    self.finish(&Finished {
-                        test,
-                        device: group.device,
-                        log: None,
-                        trouble,
-                    });
-                }
-                return Ok(());
-            }
-            let folder = new_folder(&self.paths.cache.join("run"), "test")?;
-            let (settled, good) = self.boot(group, first, (&config, &image), &folder)?;
-            if let (true, Some(path)) = (good && settled == group.tests.len(), &reference) {
-                kernel::store(path, &fs::read(folder.join("data.log"))?)?;
-            }
-            if good {
-                fs::remove_dir_all(&folder)?;
-            }
-            first += settled;
+            first += self.run_machine(group, first, &config, &image)?;
         }
         Ok(())
     }
 
-    /// Where the results of a group on C KVM are kept once all of it passed, by all that went into them. C KVM is
-    /// the reference, not under test: there is nothing new to learn from the same run.
-    fn reference(&self, group: &Group<'_>, config: &Config, image: &[u8]) -> Option<PathBuf> {
-        if group.device != Device::Kvm || self.options.fresh {
-            return None;
+    /// The initramfs of a group's machines.
+    fn image(&self, group: &Group<'_>) -> Result<Vec<u8>> {
+        let Shared { paths, options, .. } = self;
+        let mut set = FileSet::base(paths)?;
+        contents::add_kernel_modules(&mut set, paths)?;
+        if group.device != Device::Kvm {
+            contents::add_module(&mut set, paths, &options.module)?;
         }
-        let mut hasher = DefaultHasher::new();
-        image.hash(&mut hasher);
-        self.options.vmlinux.hash(&mut hasher);
-        format!("{config:?}").hash(&mut hasher);
-        for task in self.tasks(&group.tests, group.device) {
-            task.to_string().hash(&mut hasher);
+        for name in &group.needs.files {
+            guest::add(&mut set, paths, name)?;
         }
-        let folder = self.paths.cache.join("reference");
-        fs::create_dir_all(&folder).ok()?;
-        Some(folder.join(format!("{:016x}", hasher.finish())))
+        for test in &group.tests {
+            contents::add_named(&mut set, paths, &options.checkout, &test.argv.join(" "))?;
+        }
+        set.archive()
     }
 
-    /// Boots a machine for the tests from `first` on. Gives the number of tests that are settled by it and whether
-    /// all of them are good; the machine's files are kept.
-    fn boot(
+    /// Makes a machine for the tests from `first` on and boots it, unless its results are kept. Gives the number of
+    /// tests that are settled by it. The files of a machine that is not good are left for a look.
+    fn run_machine(
         &self,
         group: &Group<'_>,
         first: usize,
-        (config, image): (&Config, &[u8]),
-        folder: &Path,
-    ) -> Result<(usize, bool)> {
+        config: &Config,
+        image: &[u8],
+    ) -> Result<usize> {
         let tests = &group.tests[first..];
+        let tasks = self.tasks(tests, group.device);
+        let folder = new_folder(&self.paths.cache.join("run"), "test")?;
+        let images = (self.options.vmlinux.as_path(), image);
+        let machine = session::prepare(config, images, &tasks, &folder)?;
+        let place = self.place(group, &machine)?;
+        let kept = place.as_ref().and_then(|path| fs::read(path).ok());
+        let (settled, good) = if let Some(data) = kept {
+            lock(&self.watcher).kept(group);
+            self.settle(group, tests, session::replay(&tasks, &data, &mut |_| {}))
+        } else if Instant::now() >= self.options.deadline {
+            self.give_up(group, tests)
+        } else {
+            lock(&self.watcher).boot(group, first);
+            let mut watch = |line: Line<'_>| lock(&self.watcher).line(group, &line);
+            let boot = session::boot(machine, self.limits(tests), &tasks, &mut watch)?;
+            lock(&self.watcher).ended(group, &boot, &folder);
+            let (settled, good) = self.settle(group, tests, boot);
+            if let (true, Some(path)) = (good && settled == tests.len(), place) {
+                kernel::store(&path, &fs::read(folder.join("data.log"))?)?;
+            }
+            (settled, good)
+        };
+        if good {
+            fs::remove_dir_all(&folder)?;
+        }
+        Ok(settled)
+    }
+
+    /// Where the results of a machine for C KVM are kept once all of its tests passed. C KVM is the reference, not under
+    /// test: there is nothing new to learn from the same machine.
+    fn place(&self, group: &Group<'_>, machine: &Prepared) -> Result<Option<PathBuf>> {
+        if group.device != Device::Kvm || self.options.fresh {
+            return Ok(None);
+        }
+        kept::place(&self.paths.cache, machine)
+    }
+
+    fn limits(&self, tests: &[&Test]) -> Limits {
         // The machine's own clock ends a task first, unless the machine hangs.
         let longest = tests.iter().map(|test| test.timeout).max().unwrap_or(60);
-        let limits = Limits::new(
+        Limits::new(
             Duration::from_secs(u64::from(longest) + 60) * self.paths.slowness(),
             self.paths.slowness(),
-        );
-        let images = (self.options.vmlinux.as_path(), image);
-        let tasks = self.tasks(tests, group.device);
-        lock(&self.watcher).boot(group, first);
-        let mut watch = |line: Line<'_>| lock(&self.watcher).line(group, &line);
-        let machine = session::prepare(config, images, &tasks, folder)?;
-        let boot = session::boot(machine, limits, &tasks, &mut watch)?;
-        lock(&self.watcher).ended(group, &boot, folder);
-        Ok(self.settle(group, tests, boot))
+        )
+    }
+
+    /// Settles tests that nothing is begun for any more. Nothing of their machine is worth a look.
+    fn give_up(&self, group: &Group<'_>, tests: &[&Test]) -> (usize, bool) {
+        for test in tests {
+            self.finish(&Finished {
+                test,
+                device: group.device,
+                log: None,
+                trouble: vec!["not run: the time for all tests is over".into()],
+            });
+        }
+        (tests.len(), true)
     }
 
     /// Judges the tests that a boot got to. Gives their number and whether all is well.

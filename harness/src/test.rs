@@ -56,7 +56,7 @@ pub struct Args {
     /// Machines that run at a time; one for each CPU by default.
     #[arg(short, long)]
     jobs: Option<usize>,
-    /// Run on C KVM, too, what passed there before with the same programs.
+    /// Boot machines of C KVM, too, whose results are kept.
     #[arg(long)]
     fresh: bool,
     /// Only list the tests.

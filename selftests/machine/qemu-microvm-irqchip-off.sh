@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # rkvm-test: timeout=900 mem=1536 files=guest,qemu -- Debian's QEMU, machine microvm, irqchip in user space
 . /tests/tap.inc
-. /tests/guest.inc
+. /tests/qemu.inc
 
 # This machine's ACPI knows no PIC. Without ACPI there is no power switch, and QEMU's choice of firmware is not SeaBIOS.
 cpu=$no_apic

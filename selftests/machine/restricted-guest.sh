@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # rkvm-test: on=rkvm timeout=900 mem=1536 files=guest,qemu -- unrestricted_guest=0: selftests, a Linux guest, QEMU's pc through SeaBIOS
 . /tests/tap.inc
-. /tests/guest.inc
+. /tests/vmm.inc
+. /tests/qemu.inc
 . /tests/module.inc
 
 reloaded unrestricted_guest=0
