@@ -17,6 +17,7 @@ use rkvm_harness::catalog;
 use rkvm_harness::catalog::Needs;
 use rkvm_harness::catalog::Test;
 use rkvm_harness::catalog::When;
+use rkvm_harness::emulator::Backend;
 use rkvm_harness::job::Device;
 use rkvm_harness::paths::Paths;
 use rkvm_harness::session::Boot;
@@ -91,7 +92,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         deadline: Instant::now() + Duration::from_secs(args.timeout),
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let jobs = args.jobs.unwrap_or(cores);
+    let jobs = match args.machine.vm {
+        // There is but one host to run on.
+        Backend::None => 1,
+        _ => args.jobs.unwrap_or(cores),
+    };
     // What comes last in each machine is not foreseen in the bar's length.
     let runs = tests.iter().map(|test| test.devices.len()).sum::<usize>();
     let mut console = Console {

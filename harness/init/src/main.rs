@@ -90,7 +90,9 @@ fn main() {
     let ticks = ticks();
     if std::env::args().nth(1).as_deref() == Some("--host") {
         // No machine: the harness has unpacked the files and changed into them.
-        if let Err(e) = Init::on_host().and_then(|mut init| init.run(ticks)) {
+        // Another first process may come after this one: it finds the host as this one did.
+        let run = |mut init: Init| init.run(ticks).and(init.unload());
+        if let Err(e) = Init::on_host().and_then(run) {
             eprintln!("rkvm-init: {e:#}");
             std::process::exit(1);
         }
@@ -208,15 +210,7 @@ impl Init {
         if device == Device::Any || self.loaded == Some(device) {
             return Ok(());
         }
-        let other: &[&[&str]] = match self.loaded {
-            Some(Device::Rkvm) => &[&["rmmod", "rkvm"]],
-            Some(Device::Kvm) => &[&["rmmod", "kvm_intel"], &["rmmod", "kvm"]],
-            _ => &[],
-        };
-        for command in other {
-            self.tool(command)?;
-        }
-        self.loaded = None;
+        self.unload()?;
         let options = fs::read_to_string("/module-options").unwrap_or_default();
         let mut load: Vec<&str> = match device {
             Device::Rkvm => vec!["insmod", "/rkvm.ko"],
@@ -228,6 +222,18 @@ impl Init {
         }
         self.tool(&load)?;
         self.loaded = Some(device);
+        Ok(())
+    }
+
+    /// Unloads the module that is loaded.
+    fn unload(&mut self) -> Result<()> {
+        let commands: &[&[&str]] = match self.loaded {
+            Some(Device::Rkvm) => &[&["rmmod", "rkvm"]],
+            Some(Device::Kvm) => &[&["rmmod", "kvm_intel"], &["rmmod", "kvm"]],
+            _ => &[],
+        };
+        commands.iter().try_for_each(|command| self.tool(command))?;
+        self.loaded = None;
         Ok(())
     }
 
