@@ -13,4 +13,5 @@ sed 's/^/# /' /tmp/swap.log
 check "pages were swapped out" grep -q 'pages were swapped out' /tmp/swap.log
 refused "nothing was skipped" grep -q '# SKIP' /tmp/swap.log
 swapoff /dev/zram0
+echo 1 >/sys/block/zram0/reset
 finish
