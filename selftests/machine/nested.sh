@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0
+# rkvm-test: on=any timeout=400 mem=1536 files=guest,qemu -- rkvm in a guest of C KVM, whose VMX is not the emulator's
+. /tests/tap.inc
+
+if ! grep -q "Linux version $(uname -r) " /guest/vmlinux; then
+	echo "ok 1 - rkvm in a guest of C KVM # SKIP the module is for this kernel, not for the one that guests boot"
+	echo 1..1
+	exit
+fi
+modprobe kvm_intel enable_apicv=0 nested=1
+check "C KVM gives its guests VMX" grep -q '[Y1]' /sys/module/kvm_intel/parameters/nested
+
+# A machine like this one, in QEMU: the same kernel, and the same files with a job of their own.
+mkdir /tmp/inner
+names='mode_real mode_protected mode_pae mode_long mode_switch pio mmio cpuid msr exceptions injection hlt lapic_timer
+	memslots dirty_log notifier syscall_msrs state_cpu signals'
+for name in $names; do
+	echo "task $name rkvm 60 /usr/bin/rkvm-selftest $name"
+done >/tmp/inner/job
+cd /
+find . -xdev \( -path ./guest -o -path './usr/bin/qemu*' -o -path ./usr/share -o -path ./usr/lib/x86_64-linux-gnu \) -prune \
+	-o -path ./job -o -print | cpio -o -H newc >/tmp/files 2>/dev/null
+(cd /tmp/inner && echo job | cpio -o -H newc) >>/tmp/files 2>/dev/null
+
+qemu-system-x86_64 -accel kvm -cpu host -m 512 -nodefaults -display none -no-reboot -kernel /guest/vmlinux \
+	-initrd /tmp/files -serial file:/tmp/inner/console -serial file:/tmp/inner/data \
+	-append 'console=ttyS0 loglevel=5 nokaslr cryptomgr.notests nowatchdog notsc tsc=unstable lapic=notscdeadline'
+check "the machine powers off" test $? = 0
+
+# The lines of its first process begin with this byte.
+mark=$(printf '\001')
+sed "s/^$mark/inner: /; s/^ok/good/; s/^not ok/bad/; s/^/# /" /tmp/inner/data
+tail -n 5 /tmp/inner/console | sed 's/^/# /'
+check "it was done with all its tests" grep -q "^${mark}done" /tmp/inner/data
+check "all of them end well" test "$(grep -c "^${mark}end .* exit 0" /tmp/inner/data)" = "$(grep -c task /tmp/inner/job)"
+refused "its kernel complains of nothing" grep -q "^${mark}kernel" /tmp/inner/data
+finish
