@@ -2,7 +2,7 @@
 
 //! What has to be equal, and what the SDM leaves open.
 
-use crate::native::{Registers, Trap, CODE, DATA, RESERVED, RESERVED_BYTES};
+use crate::native::{Registers, Trap, CODE, DATA, DATA_BYTES, RESERVED, RESERVED_BYTES};
 use rkvm_core::emulate::table::{Loc, Op};
 use rkvm_core::emulate::*;
 use rkvm_core::exception::{Exception, Payload, Vector};
@@ -17,6 +17,39 @@ pub enum Ending {
     Fault(Exception),
     /// It cannot.
     Unhandled,
+}
+
+impl Ending {
+    /// The vector of the exception, if it was one.
+    pub fn vector(&self) -> Option<Vector> {
+        match self {
+            Self::Fault(e) => Some(e.vector),
+            _ => None,
+        }
+    }
+}
+
+/// What a run of the emulator came to.
+#[derive(Clone, Debug)]
+pub struct After {
+    /// How it ended.
+    pub ending: Ending,
+    /// General registers, RIP and flags.
+    pub regs: Regs,
+    /// ZMM registers.
+    pub vectors: [[u8; 64]; 32],
+    /// The data pages.
+    pub data: Box<[u8; DATA_BYTES]>,
+}
+
+impl After {
+    /// The same with another ending.
+    pub fn but(&self, ending: Ending) -> Self {
+        Self {
+            ending,
+            ..self.clone()
+        }
+    }
 }
 
 /// A difference.
@@ -137,7 +170,9 @@ pub fn compare(
                 );
             }
         }
-        (Ending::Unhandled, _) => return Verdict::Same,
+        (Ending::Unhandled, _) => {
+            return different("unhandled", format!("native {trap:x?}"));
+        }
     }
     // A count above the width of a 16-bit double shift leaves the result open.
     let open = matches!(insn.entry.op, Op::Shld | Op::Shrd)

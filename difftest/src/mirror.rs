@@ -2,7 +2,9 @@
 
 //! The emulator's side: a user-mode vCPU whose memory looks like the native process's.
 
-use crate::native::{self, has_avx512, CODE, DATA, DATA_BYTES, READ_ONLY};
+use crate::compare::{After, Ending};
+use crate::generate::{self, Case};
+use crate::native::{self, has_avx512, Registers, CODE, DATA, DATA_BYTES, READ_ONLY};
 use rkvm_core::addr::{Gpa, Gva};
 use rkvm_core::emulate::*;
 use rkvm_core::exception::{pfec, Exception};
@@ -31,6 +33,49 @@ impl Mirror {
             mode: Mode::Long64,
             vectors: [[0; 64]; 32],
             opmasks: [0; 8],
+        }
+    }
+
+    /// The emulator's side of a case, from `registers` and the data that are there: until the instruction has ended.
+    pub fn emulate(
+        &mut self,
+        emulator: &mut Emulator,
+        case: &Case,
+        registers: &Registers,
+    ) -> (Regs, Ending) {
+        self.code = [0xcc; 16];
+        self.code[..case.code.len()].copy_from_slice(&case.code);
+        self.mode = generate::mode(case.long);
+        self.vectors = registers.vectors;
+        self.opmasks = registers.opmasks;
+        let mut regs = registers.general();
+        loop {
+            let ending = match emulator.start(&mut regs, self, Cause::Exit) {
+                Outcome::Completed(c) if c.more => continue,
+                Outcome::Completed(_) => Ending::Completed,
+                Outcome::Inject(e, _) => Ending::Fault(e),
+                Outcome::Unhandled(_) => Ending::Unhandled,
+                other => panic!("{other:?} at {CODE:x}"),
+            };
+            return (regs, ending);
+        }
+    }
+
+    /// What the emulator's side has come to.
+    pub fn after(&self, regs: Regs, ending: Ending) -> After {
+        After {
+            ending,
+            regs,
+            vectors: self.vectors,
+            data: self.data.clone(),
+        }
+    }
+
+    /// The exception of an access to one byte of data, if there is one.
+    pub fn fault(&self, at: Gva, access: Access) -> Option<Exception> {
+        match self.offset(at, 1, access) {
+            Err(Stop::Fault(e)) => Some(e),
+            _ => None,
         }
     }
 
@@ -242,6 +287,7 @@ impl VcpuOps for Mirror {
 
 /// Whether this machine has a feature.
 pub fn native_has(feature: Feature) -> bool {
+    let [ebx, ecx, edx] = native::leaf7();
     match feature {
         Feature::Movbe => is_x86_feature_detected!("movbe"),
         Feature::Popcnt => is_x86_feature_detected!("popcnt"),
@@ -254,10 +300,12 @@ pub fn native_has(feature: Feature) -> bool {
         Feature::Avx2 => is_x86_feature_detected!("avx2"),
         Feature::Avx512f | Feature::Avx512bw => has_avx512(),
         Feature::Avx512dq => is_x86_feature_detected!("avx512dq"),
-        Feature::Avx512fp16 => native::leaf7_edx() >> 23 & 1 != 0,
+        Feature::Avx512fp16 => edx >> 23 & 1 != 0,
         Feature::Avx512vl => is_x86_feature_detected!("avx512vl"),
-        Feature::Movdiri => crate::native::leaf7_ecx() >> 27 & 1 != 0,
-        Feature::Movdir64b => crate::native::leaf7_ecx() >> 28 & 1 != 0,
+        Feature::Clflushopt => ebx >> 23 & 1 != 0,
+        Feature::Clwb => ebx >> 24 & 1 != 0,
+        Feature::Movdiri => ecx >> 27 & 1 != 0,
+        Feature::Movdir64b => ecx >> 28 & 1 != 0,
         _ => true,
     }
 }

@@ -8,6 +8,7 @@
 //!
 //! This is the only module with `unsafe`. JUSTIFICATION: executing bytes and catching the faults cannot be had safely.
 
+use rkvm_core::emulate::Regs;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The context page: registers to load.
@@ -38,6 +39,17 @@ pub struct Registers {
     pub vectors: [[u8; 64]; 32],
     /// The opmask registers, or zeros.
     pub opmasks: [u64; 8],
+}
+
+impl Registers {
+    /// Those that the emulator keeps itself.
+    pub fn general(&self) -> Regs {
+        Regs {
+            gpr: self.gpr,
+            rip: self.rip,
+            rflags: self.rflags,
+        }
+    }
 }
 
 /// How the instruction ended.
@@ -285,25 +297,27 @@ pub fn has_avx512() -> bool {
     is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
 }
 
-/// CPUID leaf 7, ECX and EDX; asked for once, since it may be slow in a virtual machine.
-fn leaf7() -> (u32, u32) {
-    static LEAF: std::sync::OnceLock<(u32, u32)> = std::sync::OnceLock::new();
+/// CPUID leaf 7, EBX, ECX and EDX; asked for once, since it may be slow in a virtual machine.
+pub fn leaf7() -> [u32; 3] {
+    static LEAF: std::sync::OnceLock<[u32; 3]> = std::sync::OnceLock::new();
     *LEAF.get_or_init(|| {
         // SAFETY: every 64-bit processor has CPUID. (Newer compilers know that.)
         #[allow(unused_unsafe)]
         let leaf = unsafe { std::arch::x86_64::__cpuid_count(7, 0) };
-        (leaf.ecx, leaf.edx)
+        [leaf.ebx, leaf.ecx, leaf.edx]
     })
 }
 
-/// CPUID leaf 7, ECX.
-pub fn leaf7_ecx() -> u32 {
-    leaf7().0
-}
-
-/// CPUID leaf 7, EDX.
-pub fn leaf7_edx() -> u32 {
-    leaf7().1
+/// Who made the processor, as CPUID leaf 0 tells: EBX, EDX, ECX.
+pub fn vendor() -> [u8; 12] {
+    // SAFETY: every 64-bit processor has CPUID. (Newer compilers know that.)
+    #[allow(unused_unsafe)]
+    let leaf = unsafe { std::arch::x86_64::__cpuid(0) };
+    let mut id = [0; 12];
+    for (to, from) in id.chunks_mut(4).zip([leaf.ebx, leaf.edx, leaf.ecx]) {
+        to.copy_from_slice(&from.to_le_bytes());
+    }
+    id
 }
 
 /// The prepared processor.
