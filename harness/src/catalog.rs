@@ -42,6 +42,8 @@ pub struct Test {
 pub enum When {
     /// All.
     Always,
+    /// Those on a stock kernel, which is that of its guests.
+    Stock,
     /// Those on the debug kernel, without which it has nothing to work with.
     Debug,
     /// Those on the debug kernel, and there as the last test of each machine: it asks the kernel's own checkers.
@@ -123,9 +125,10 @@ impl Test {
             }
             "when" => {
                 self.when = match value {
+                    "stock" => When::Stock,
                     "debug" => When::Debug,
                     "last" => When::Last,
-                    _ => bail!("when={value} is neither debug nor last"),
+                    _ => bail!("when={value} is neither stock, debug nor last"),
                 }
             }
             _ => bail!("no test has a property {key}={value}"),

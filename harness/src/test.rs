@@ -138,6 +138,7 @@ fn choose(mut tests: Vec<Test>, debug: bool, args: &Args) -> Result<Vec<Test>> {
     };
     let usual = |test: &Test| match test.when {
         When::Always => true,
+        When::Stock => !debug,
         When::Debug => debug,
         When::Last => false,
     };
