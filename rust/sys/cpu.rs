@@ -85,27 +85,25 @@ impl SignalMask {
         Self(set)
     }
 
-    /// Blocks these signals for this thread, until the value returned is dropped.
+    /// Blocks these signals, and no others, until the value returned is dropped. A signal that the thread blocks itself
+    /// and this set does not interrupts what the thread does, and waits.
     pub(crate) fn activate(&self) -> ActiveMask {
-        let mut old = 0;
         // SAFETY: The helper sets the current task's own mask.
-        unsafe { bindings::rkvm_set_signal_mask(self.0, &mut old) };
+        unsafe { bindings::rkvm_set_signal_mask(self.0) };
         ActiveMask {
-            old,
             _not_send: NotThreadSafe,
         }
     }
 }
 
-/// The mask that comes back when this is dropped.
+/// The thread's own mask, which the kernel keeps, comes back when this is dropped.
 pub(crate) struct ActiveMask {
-    old: u64,
     _not_send: NotThreadSafe,
 }
 
 impl Drop for ActiveMask {
     fn drop(&mut self) {
         // SAFETY: As for `activate`, on the same thread.
-        unsafe { bindings::rkvm_set_signal_mask(self.old, core::ptr::null_mut()) };
+        unsafe { bindings::rkvm_restore_signal_mask() };
     }
 }

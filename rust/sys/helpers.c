@@ -95,16 +95,22 @@ bool rkvm_signal_pending(void)
 	return signal_pending(current);
 }
 
-/* The signals blocked in the current task, until it comes back to what it had itself. */
-void rkvm_set_signal_mask(u64 mask, u64 *old)
+/*
+ * Until rkvm_restore_signal_mask(), only the signals of @mask are blocked. Those that the task blocks itself still count as
+ * blocked for the kernel when it decides what becomes of a signal: it waits, even if it would be ignored or be fatal.
+ */
+void rkvm_set_signal_mask(u64 mask)
 {
-	sigset_t set, previous;
+	sigset_t set;
 
 	set.sig[0] = mask;
-	sigprocmask(SIG_SETMASK, &set, &previous);
-	if (old)
-		*old = previous.sig[0];
-	recalc_sigpending();
+	sigprocmask(SIG_SETMASK, &set, &current->real_blocked);
+}
+
+void rkvm_restore_signal_mask(void)
+{
+	sigprocmask(SIG_SETMASK, &current->real_blocked, NULL);
+	sigemptyset(&current->real_blocked);
 }
 
 u32 rkvm_online_cpus(void)

@@ -45,6 +45,7 @@ mod notifier;
 mod pio;
 mod pio_string;
 mod pit;
+mod signal_mask;
 mod signals;
 mod smp;
 mod split_irqchip;
@@ -121,6 +122,7 @@ tests! {
     vapic: "KVM_SET_VAPIC_ADDR: the task priority in guest memory",
     apic_places: "the page of the local APIC: default, moved, gone; EOI of level interrupts",
     signals: "signals, immediate_exit, KVM_SET_SIGNAL_MASK",
+    signal_mask: "KVM_SET_SIGNAL_MASK: signals of any action, masked ones, bad masks",
     memslots: "what a slot may be, moving, deleting, 256 of them",
     memslot_readonly: "read-only slots",
     memslot_running: "slots changed under a running guest",
