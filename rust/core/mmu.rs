@@ -9,10 +9,11 @@
 //! - [`level`], [`entry`], [`mmio`]: what an entry is.
 //! - [`memory`]: what the glue supplies, and how tables that were taken out reach their end ([`memory::Pending`]).
 //! - [`ept`], [`map`], [`zap`], [`age`]: the operations.
-//! - [`huge`], [`invalidate`]: which level a fault may map, and whether it is still allowed to.
+//! - [`huge`], [`ahead`], [`invalidate`]: which level a fault may map, how many frames, and whether it is still allowed to.
 //! - [`walk`]: guest virtual to guest physical.
 
 pub mod age;
+pub mod ahead;
 mod cursor;
 pub mod entry;
 pub mod ept;

@@ -2,9 +2,12 @@
 
 //! The mmu_notifier's sequence: what keeps a fault from mapping a page that the host has just taken away.
 //!
-//! A fault takes a [`Sample`], gets the host page (which may sleep), takes `mmu_lock` and asks
-//! [`Invalidations::must_retry`] before it maps. The sample is taken **before** the page is looked up, so whatever the
-//! host invalidates after the look-up is seen: either it is still going on, or the sequence has moved.
+//! A fault that looks the page up under `mmu_lock` asks [`Invalidations::blocks`] first: one that is going on may be
+//! about to take the page away, and none begins before the lock is free.
+//!
+//! A fault that has to get the page without the lock (which may sleep) takes a [`Sample`], gets the page, takes `mmu_lock`
+//! and asks [`Invalidations::must_retry`] before it maps. The sample is taken **before** the page is looked up, so whatever
+//! the host invalidates after the look-up is seen: either it is still going on, or the sequence has moved.
 
 use crate::addr::Gfn;
 
@@ -78,20 +81,20 @@ impl Invalidations {
         }
     }
 
-    /// Whether any is going on.
+    /// Whether one that is going on meets the `pages` frames from `gfn` on: what the host has there is not to be relied upon.
+    /// While the lock is held, nothing else begins. Lock: either side.
     #[inline]
-    pub const fn is_in_progress(&self) -> bool {
+    pub fn blocks(&self, gfn: Gfn, pages: u64) -> bool {
         self.in_progress != 0
+            && self
+                .range
+                .is_some_and(|(s, e)| gfn < e && gfn.0.saturating_add(pages) > s.0)
     }
 
     /// Whether a fault on the `pages` frames from `gfn` on, whose host page was looked up after `sample`, has to start
     /// again. Lock: either side.
     #[inline]
     pub fn must_retry(&self, sample: Sample, gfn: Gfn, pages: u64) -> bool {
-        let going_on = self.in_progress != 0
-            && self
-                .range
-                .is_some_and(|(s, e)| gfn < e && gfn.0.saturating_add(pages) > s.0);
-        going_on || self.sequence != sample.0
+        self.blocks(gfn, pages) || self.sequence != sample.0
     }
 }

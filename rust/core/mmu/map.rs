@@ -113,6 +113,55 @@ impl<M: TableMemory> Ept<'_, M> {
         })
     }
 
+    /// Maps the frames behind `request.gfn`, a 4 KiB page that [`Self::map`] has just mapped, to `pages`: each with its host
+    /// frame, and whether that was got for writing. Only empty entries of the same table are filled, so nothing that is there
+    /// changes; the first that is not empty, and the first that another vCPU fills meanwhile, is the end. The frames were not
+    /// accessed yet. Returns how many were mapped.
+    ///
+    /// Lock: read, and no invalidation of these frames in progress.
+    pub fn map_ahead(&self, request: &MapRequest, pages: impl Iterator<Item = (Pfn, bool)>) -> u64 {
+        let Some(table) = self.table_of(request.gfn) else {
+            return 0;
+        };
+        let first = Level::Page4K.index(request.gfn).get();
+        let mut mapped: u64 = 0;
+        for (index, (pfn, host_writable)) in Index::all().skip(first.wrapping_add(1)).zip(pages) {
+            let leaf = Leaf {
+                pfn,
+                access: request.access,
+                host_writable,
+                accessed: false,
+                memory_type: request.memory_type,
+                ignore_pat: request.ignore_pat,
+            };
+            let new = Entry::leaf(&leaf, Level::Page4K, self.format());
+            let empty = self.entry(table, index) == Entry::EMPTY;
+            if !empty || !self.exchange(table, index, Entry::EMPTY, new) {
+                break;
+            }
+            mapped = mapped.wrapping_add(1);
+        }
+        if mapped != 0 {
+            self.memory().account_leaves(Level::Page4K, mapped as i64);
+        }
+        mapped
+    }
+
+    /// The table that maps `gfn` by 4 KiB, if there is one.
+    fn table_of(&self, gfn: Gfn) -> Option<M::Table> {
+        let mut table = self.root();
+        let mut level = self.format().root;
+        while level > Level::Page4K {
+            let entry = self.entry(table, level.index(gfn));
+            if !entry.is_table(level) {
+                return None;
+            }
+            table = self.memory().table(entry.address())?;
+            level = level.down()?;
+        }
+        Some(table)
+    }
+
     /// Puts an MMIO entry ([`MmioFormat::encode`](super::mmio::MmioFormat::encode)) at `gfn`, never over a page that is
     /// mapped. Lock: read.
     pub fn map_mmio(

@@ -21,6 +21,8 @@ use std::vec::Vec;
 #[derive(Clone, Debug)]
 enum Step {
     Fault(usize, u64),
+    /// A fault that maps up to that many frames behind its own, too.
+    FaultInOrder(usize, u64, u64),
     /// Two vCPUs: the second fault happens at some exchange of the first.
     RacingFaults(usize, u64, usize, u64, u32),
     /// Another CPU makes pages old or takes W at some exchange of the fault.
@@ -45,6 +47,7 @@ fn step() -> impl Strategy<Value = Step> {
     let frame = || 0..FRAMES.len();
     prop_oneof![
         8 => (frame(), 0u64..3).prop_map(|(f, a)| Step::Fault(f, a)),
+        4 => (frame(), 0u64..3, 1u64..40).prop_map(|(f, a, n)| Step::FaultInOrder(f, a, n)),
         4 => (frame(), 0u64..3, frame(), 0u64..3, 0u32..6)
             .prop_map(|(f, a, g, b, n)| Step::RacingFaults(f, a, g, b, n)),
         2 => (frame(), 0u64..3, 0u32..4).prop_map(|(f, a, n)| Step::FaultAgainstAging(f, a, n)),
@@ -75,6 +78,7 @@ impl World {
                 let found = self.ept().lookup(Gfn(FRAMES[f])).unwrap().entry;
                 assert_eq!(found.permits(need(a)), usable);
             }
+            Step::FaultInOrder(f, a, n) => self.fault_in_order(FRAMES[f], need(a), n),
             Step::RacingFaults(f, a, g, b, n) => {
                 self.cache.top_up();
                 let (Some(first), Some(second)) = (

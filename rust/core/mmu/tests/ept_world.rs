@@ -17,6 +17,7 @@ use crate::mmu::memory::*;
 use crate::mmu::mmio::*;
 use std::boxed::Box;
 use std::collections::{BTreeMap, BTreeSet};
+use std::vec::Vec;
 
 /// Slots that come and go: (first frame, pages, first host frame, flags).
 pub(super) const SLOTS: [(u64, u64, u64, u32); 5] = [
@@ -221,6 +222,25 @@ impl World {
             }
         }
         panic!("no end of faults at {gfn:#x} for {need:?}");
+    }
+
+    /// A fault by which the guest goes through its memory in order: what the host has behind it is mapped along.
+    pub(super) fn fault_in_order(&mut self, gfn: u64, need: Access, frames: u64) {
+        self.fault(gfn, need);
+        let Some(request) = self.request_for(gfn, need) else {
+            return;
+        };
+        let slot = self.slot(gfn).unwrap();
+        if slot.logs_dirty_pages() || self.invalidations.blocks(Gfn(gfn), frames) {
+            return;
+        }
+        let behind = (gfn + 1)..(gfn + frames).min(slot.end_gfn().0);
+        let pages = behind.map(|gfn| {
+            let host = Self::host_frame(&slot, gfn);
+            (self.pfn(host), !self.shared.contains(&host))
+        });
+        let pages: Vec<_> = pages.collect();
+        let _ = self.ept().map_ahead(&request, pages.into_iter());
     }
 
     /// A vCPU touches a page: by the TLB, or by the tables, setting flags as it goes.
