@@ -100,6 +100,7 @@ extern bool rkvm_param_flexpriority;
 extern bool rkvm_param_fasteoi;
 extern uint rkvm_param_ple_gap;
 extern uint rkvm_param_ple_window;
+extern uint rkvm_param_fault_ahead;
 extern bool rkvm_param_ignore_msrs;
 extern bool rkvm_param_report_ignored_msrs;
 extern int rkvm_param_force_emulation_prefix;

@@ -38,12 +38,7 @@ void rkvm_mmdrop(struct mm_struct *mm);
 void rkvm_mmap_read_lock(struct mm_struct *mm);
 void rkvm_mmap_read_unlock(struct mm_struct *mm);
 struct vm_area_struct *rkvm_vma_lookup(struct mm_struct *mm, unsigned long address);
-/* Brings the page of ordinary memory in as a write by the current thread would. False: it may be there or not. */
-bool rkvm_fault_in_for_write(unsigned long address);
 bool rkvm_vma_is_pfnmap(struct vm_area_struct *vma);
-bool rkvm_vma_permits(struct vm_area_struct *vma, bool write);
-/* 1, 2 or 3: the current thread's map has 4 KiB, 2 MiB or 1 GiB at the address. */
-u32 rkvm_host_mapping_level(unsigned long address);
 /* The end of user space. */
 unsigned long rkvm_user_end(void);
 /* Shared anonymous memory in the current address space: its address, or -errno. */
@@ -51,6 +46,33 @@ unsigned long rkvm_map_anonymous(unsigned long bytes);
 void rkvm_unmap(unsigned long address, unsigned long bytes);
 /* SIGBUS to the current thread: it used the page at the address, whose memory is broken. */
 void rkvm_report_poison(unsigned long address);
+
+/*
+ * Host pages, as the current thread's page tables have them: helpers_gup.c. A page is described by its address, how large
+ * the mapping is, and whether it may be written.
+ */
+enum {
+	RKVM_HOST_4K = 1,
+	RKVM_HOST_2M = 2,
+	RKVM_HOST_1G = 3,
+	RKVM_HOST_LEVEL = 3,
+	RKVM_HOST_WRITABLE = 4,
+};
+/*
+ * The pages from an address on, `count` at most: how many are ordinary memory, up to the first that is not. No reference
+ * is taken: they are the thread's as long as the caller holds up mmu_notifier callbacks. Never more than one table; a
+ * large page is one.
+ */
+u32 rkvm_host_pages(unsigned long address, u64 *pages, u32 count);
+/* RKVM_HOST_4K, ...: what the map has at the address; 4 KiB if nothing. */
+u32 rkvm_host_mapping_level(unsigned long address);
+/* The guest uses the page, and may write it from now on. Before the caller lets mmu_notifier callbacks go on. */
+void rkvm_note_use(u64 pfn, bool accessed, bool dirty);
+/*
+ * Brings the page of ordinary memory in as a write by the current thread would. False: it may be there or not. Up to
+ * `pages` in all come along if they are new, anonymous and in the same table.
+ */
+bool rkvm_fault_in_for_write(unsigned long address, u32 pages);
 
 /* User memory. Results in two registers: the value, and 0 or -EFAULT. */
 struct rkvm_user_value {

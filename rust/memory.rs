@@ -10,6 +10,7 @@ mod access;
 mod apic_access;
 mod dirty;
 mod fault;
+mod mmio;
 mod notifier;
 mod regions;
 mod slots;
@@ -83,9 +84,9 @@ use tables::{
 pub(crate) use access::Swapped;
 pub(crate) use fault::{
     Fault,
-    Misconfigured,
     VcpuMmu, //
 };
+pub(crate) use mmio::Misconfigured;
 
 /// KVM_CAP_NR_MEMSLOTS.
 pub(crate) const USER_SLOTS: u32 = USER_MEM_SLOTS as u32;

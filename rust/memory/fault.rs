@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! EPT violations and misconfigurations: from a guest physical address to a mapping, or to "this is MMIO".
+//! EPT violations: from a guest physical address to a mapping.
 
 use core::sync::atomic::{
     fence,
@@ -12,13 +12,15 @@ use rkvm_core::{
     addr::{
         Gfn,
         Gpa,
-        Hva, //
+        Hva,
+        Pfn, //
     },
     memslots::{
         Generation,
         Region, //
     },
     mmu::{
+        ahead::Ahead,
         entry::{
             Access,
             MemoryType, //
@@ -35,74 +37,51 @@ use rkvm_core::{
 };
 
 use super::{
+    mmio::MmioFrames,
     slots::Slots,
     tables::TableCache,
     walk::PagingCache,
     Guarded,
     Mmu, //
 };
-use crate::sys::gup::{
-    host_page,
-    mapping_level,
-    report_poison,
-    HostLevel,
-    HostPage,
-    Unavailable,
-    Want, //
+use crate::sys::{
+    gup::{
+        fault_in,
+        host_page,
+        mapped,
+        mapping_level,
+        report_poison,
+        HostLevel,
+        MappedPage,
+        Unavailable,
+        Want,
+        MOST_PAGES, //
+    },
+    params, //
 };
 
 /// What a vCPU keeps for its faults and walks.
 pub(crate) struct VcpuMmu {
     /// Where the last slot was found.
     hint: u16,
+    /// Whether its faults come in order.
+    ahead: Ahead,
     /// Spare tables.
     pub(super) cache: TableCache,
     /// The guest's paging mode.
     pub(super) paging: PagingCache,
     /// Frames that were found to be MMIO.
-    mmio: MmioFrames,
-}
-
-/// Places for frames that a vCPU has found to be MMIO: those of its APIC, the I/O APIC and a few devices.
-const MMIO_FRAMES: usize = 8;
-
-/// Frames without a slot, each with the generation of the slots in which that was seen.
-struct MmioFrames([Option<(Gfn, Generation)>; MMIO_FRAMES]);
-
-impl MmioFrames {
-    #[inline]
-    fn place(gfn: Gfn) -> usize {
-        // The chips differ in bits 8 and up, the devices of a bus in the lowest ones.
-        (gfn.0 ^ gfn.0 >> 8) as usize % MMIO_FRAMES
-    }
-
-    /// The generation in which `gfn` was seen.
-    #[inline]
-    fn seen(&self, gfn: Gfn) -> Option<Generation> {
-        match self.0.get(Self::place(gfn)) {
-            Some(Some((there, generation))) if *there == gfn => Some(*generation),
-            _ => None,
-        }
-    }
-
-    /// `gfn` is MMIO in this generation, unless that is of slots between two states.
-    fn add(&mut self, gfn: Gfn, generation: Generation) {
-        if generation.is_updating() {
-            return;
-        }
-        if let Some(place) = self.0.get_mut(Self::place(gfn)) {
-            *place = Some((gfn, generation));
-        }
-    }
+    pub(super) mmio: MmioFrames,
 }
 
 impl VcpuMmu {
     pub(crate) const fn new() -> Self {
         Self {
             hint: 0,
+            ahead: Ahead::new(),
             cache: TableCache::new(),
             paging: PagingCache::new(),
-            mmio: MmioFrames([None; MMIO_FRAMES]),
+            mmio: MmioFrames::new(),
         }
     }
 
@@ -127,17 +106,6 @@ pub(crate) enum Fault {
     Emulate,
 }
 
-/// What a misconfigured entry means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Misconfigured {
-    /// MMIO, by an entry that is up to date.
-    Mmio,
-    /// The entry is old, or gone: to be treated as a violation.
-    Refault,
-    /// No entry of ours can be so.
-    Bug,
-}
-
 /// A fault on a frame of a slot.
 struct Request<'a> {
     slots: &'a Slots,
@@ -145,7 +113,14 @@ struct Request<'a> {
     gfn: Gfn,
     hva: Hva,
     need: Access,
-    sample: Sample,
+}
+
+/// The page of the host for a request.
+struct Page {
+    pfn: Pfn,
+    writable: bool,
+    host: Level,
+    memory_type: MemoryType,
 }
 
 /// The end of a try to install a mapping.
@@ -177,34 +152,26 @@ impl Mmu {
         if need.contains(Access::W) && !region.is_writable() {
             return Ok(Fault::Emulate);
         }
-        let hva = region.gfn_to_hva(gfn).ok_or(EFAULT)?;
-        let sample = Sample(self.sequence.load(Ordering::Acquire));
-        // The page is not to be looked up before the sample was taken.
-        fence(Ordering::Acquire);
-        let want = Want {
-            write: need.contains(Access::W),
-            map_writable: region.is_writable(),
-            no_wait: false,
-            interruptible: true,
-        };
-        let page = match host_page(hva, want) {
-            Ok(page) => page,
-            Err(Unavailable::HwPoison) => {
-                report_poison(hva);
-                return Ok(Fault::Resume);
-            }
-            Err(Unavailable::Interrupted) => return Err(EINTR),
-            Err(Unavailable::Fault | Unavailable::NeedsIo) => return Err(EFAULT),
-        };
         let request = Request {
             slots,
             region,
             gfn,
-            hva,
+            hva: region.gfn_to_hva(gfn).ok_or(EFAULT)?,
             need,
-            sample,
         };
-        match self.install(vcpu, &request, page) {
+        let installed = match self.install_mapped_or_new(vcpu, &request) {
+            Some(installed) => installed,
+            None => match self.install_any(vcpu, &request) {
+                Ok(installed) => installed,
+                Err(Unavailable::HwPoison) => {
+                    report_poison(request.hva);
+                    return Ok(Fault::Resume);
+                }
+                Err(Unavailable::Interrupted) => return Err(EINTR),
+                Err(Unavailable::Fault) => return Err(EFAULT),
+            },
+        };
+        match installed {
             Installed::Outcome(MapOutcome::Installed { .. }) => stats.pf_fixed.inc(),
             Installed::Outcome(MapOutcome::Spurious) => stats.pf_spurious.inc(),
             Installed::Outcome(MapOutcome::Conflict) => self.zap(gfn, gfn.wrapping_add(1)),
@@ -217,127 +184,170 @@ impl Mmu {
         Ok(Fault::Resume)
     }
 
-    /// The part of a fault under mmu_lock.
-    fn install(&self, vcpu: &mut VcpuMmu, r: &Request<'_>, page: HostPage) -> Installed {
+    /// Installs a page that the host has, or has at once because nothing was there yet. `None` if there is more to it.
+    fn install_mapped_or_new(&self, vcpu: &mut VcpuMmu, r: &Request<'_>) -> Option<Installed> {
+        let frames = vcpu.ahead.frames(r.gfn, frames_limit(r));
+        self.install_mapped(vcpu, r, frames).or_else(|| {
+            if !r.need.contains(Access::W) || !fault_in(r.hva, frames) {
+                return None;
+            }
+            self.install_mapped(vcpu, r, frames)
+        })
+    }
+
+    /// Installs a page that the host has mapped as the access needs it, and those behind it as far as they are there and
+    /// `frames` allows. The lock keeps the host from changing anything about them meanwhile.
+    fn install_mapped(
+        &self,
+        vcpu: &mut VcpuMmu,
+        r: &Request<'_>,
+        frames: u32,
+    ) -> Option<Installed> {
         let lock = self.lock.read();
-        if lock.invalidations.must_retry(r.sample, r.gfn, 1) {
-            return Installed::Invalidated;
+        if lock.invalidations.blocks(r.gfn, 1) {
+            return Some(Installed::Invalidated);
         }
-        let Some(level) = self.level(&lock, r, &page) else {
-            return Installed::Invalidated;
+        let pages = mapped(r.hva, frames);
+        let mut pages = pages.iter();
+        let first = pages.next()?;
+        if r.need.contains(Access::W) && !first.writable() {
+            return None;
+        }
+        let page = Page {
+            pfn: first.pfn(),
+            writable: first.writable(),
+            host: level_of(first.level()),
+            memory_type: MemoryType::WriteBack,
         };
-        let mut access = Access::RWX;
-        if !r.region.is_writable() || (r.region.logs_dirty_pages() && !r.need.contains(Access::W)) {
-            access = access.without(Access::W);
+        let Some(request) = self.map_request(&lock, r, &page) else {
+            return Some(Installed::Invalidated);
+        };
+        let outcome = self.map(vcpu, r, &request);
+        if let MapOutcome::Installed { level, entry } = outcome {
+            first.note_use(true, entry.permits(Access::W));
+            let along = if level == Level::Page4K {
+                self.map_ahead(&lock, r, &request, pages)
+            } else {
+                0
+            };
+            vcpu.ahead.mapped(r.gfn, along.saturating_add(1));
         }
-        let request = MapRequest {
-            gfn: r.gfn,
-            pfn: page.pfn(),
-            level,
-            access,
-            host_writable: page.writable() && r.region.is_writable(),
-            fault: r.need,
-            memory_type: if page.is_counted() {
+        Some(Installed::Outcome(outcome))
+    }
+
+    /// Maps the pages behind the one of `request`; returns how many.
+    fn map_ahead(
+        &self,
+        lock: &Guarded,
+        r: &Request<'_>,
+        request: &MapRequest,
+        pages: impl Iterator<Item = MappedPage> + Clone,
+    ) -> u64 {
+        let next = r.gfn.wrapping_add(1);
+        if lock.invalidations.blocks(next, u64::from(MOST_PAGES)) {
+            return 0;
+        }
+        let writable = r.region.is_writable();
+        let tables = self.tables();
+        let leaves = pages.clone().map(|p| (p.pfn(), p.writable() && writable));
+        let mapped = self.ept(&tables).map_ahead(request, leaves);
+        for page in pages.take(mapped as usize) {
+            page.note_use(false, page.writable() && writable);
+        }
+        mapped
+    }
+
+    /// Gets the page by whatever way there is, and installs it.
+    fn install_any(&self, vcpu: &mut VcpuMmu, r: &Request<'_>) -> Result<Installed, Unavailable> {
+        let sample = Sample(self.sequence.load(Ordering::Acquire));
+        // The page is not to be looked up before the sample was taken.
+        fence(Ordering::Acquire);
+        let want = Want {
+            write: r.need.contains(Access::W),
+            map_writable: r.region.is_writable(),
+        };
+        let held = host_page(r.hva, want)?;
+        let lock = self.lock.read();
+        if lock.invalidations.must_retry(sample, r.gfn, 1) {
+            return Ok(Installed::Invalidated);
+        }
+        let page = Page {
+            pfn: held.pfn(),
+            writable: held.writable(),
+            host: if held.may_be_huge() {
+                level_of(mapping_level(r.hva))
+            } else {
+                Level::Page4K
+            },
+            memory_type: if held.is_counted() {
                 MemoryType::WriteBack
             } else {
                 MemoryType::Uncacheable
             },
-            ignore_pat: true,
         };
+        let Some(request) = self.map_request(&lock, r, &page) else {
+            return Ok(Installed::Invalidated);
+        };
+        let outcome = self.map(vcpu, r, &request);
+        held.release(
+            matches!(outcome, MapOutcome::Installed { entry, .. } if entry.permits(Access::W)),
+        );
+        Ok(Installed::Outcome(outcome))
+    }
+
+    /// What to ask the EPT for; `None` if a part of a large page is being changed by the host.
+    fn map_request(&self, lock: &Guarded, r: &Request<'_>, page: &Page) -> Option<MapRequest> {
+        let level = fault_level(r.region, r.gfn, page.host, self.format.max_leaf);
+        if level > Level::Page4K && lock.invalidations.blocks(level.base(r.gfn), level.pages()) {
+            return None;
+        }
+        let mut access = Access::RWX;
+        if !r.region.is_writable() || (r.region.logs_dirty_pages() && !r.need.contains(Access::W)) {
+            access = access.without(Access::W);
+        }
+        Some(MapRequest {
+            gfn: r.gfn,
+            pfn: page.pfn,
+            level,
+            access,
+            host_writable: page.writable && r.region.is_writable(),
+            fault: r.need,
+            memory_type: page.memory_type,
+            ignore_pat: true,
+        })
+    }
+
+    /// Asks the EPT, and logs that the page can be written now.
+    fn map(&self, vcpu: &mut VcpuMmu, r: &Request<'_>, request: &MapRequest) -> MapOutcome {
         let tables = self.tables();
         let outcome = self
             .ept(&tables)
-            .map(&request, &mut vcpu.cache.source(&self.stats));
-        let mut written = false;
+            .map(request, &mut vcpu.cache.source(&self.stats));
         if let MapOutcome::Installed { entry, .. } = outcome {
-            written = entry.permits(Access::W);
-            if written {
+            if entry.permits(Access::W) {
                 r.slots.mark_dirty(r.region, r.gfn);
             }
         }
-        page.release(written);
-        Installed::Outcome(outcome)
+        outcome
     }
+}
 
-    /// The size of the page to map; `None` if a part of it is being changed by the host.
-    fn level(&self, lock: &Guarded, r: &Request<'_>, page: &HostPage) -> Option<Level> {
-        if r.region.logs_dirty_pages() || !page.may_be_huge() {
-            return Some(Level::Page4K);
-        }
-        let possible = fault_level(r.region, r.gfn, Level::Page1G, self.format.max_leaf);
-        if possible == Level::Page4K {
-            return Some(Level::Page4K);
-        }
-        let host = match mapping_level(r.hva) {
-            HostLevel::K4 => return Some(Level::Page4K),
-            HostLevel::M2 => Level::Page2M,
-            HostLevel::G1 => Level::Page1G,
-        };
-        let level = fault_level(r.region, r.gfn, host, possible);
-        let retry = lock
-            .invalidations
-            .must_retry(r.sample, level.base(r.gfn), level.pages());
-        (!retry).then_some(level)
+/// Frames that the fault may map at most: those left in the slot, and one where each write is to be seen.
+#[inline]
+fn frames_limit(r: &Request<'_>) -> u32 {
+    if r.region.logs_dirty_pages() {
+        return 1;
     }
+    let left = r.region.end_gfn().0.saturating_sub(r.gfn.0);
+    let most = params::fault_ahead().min(MOST_PAGES);
+    u64::from(most).min(left) as u32
+}
 
-    /// A frame without a slot: the APIC-access page, or MMIO, which is remembered in the EPT, so that the next access exits
-    /// as a misconfiguration.
-    fn slotless_fault(
-        &self,
-        vcpu: &mut VcpuMmu,
-        stats: &VcpuStats,
-        slots: &Slots,
-        gfn: Gfn,
-    ) -> Fault {
-        let lock = self.lock.read();
-        match self.map_apic_access(vcpu, gfn, &lock) {
-            Some(MapOutcome::Conflict | MapOutcome::OutOfRange) => return Fault::Emulate,
-            Some(_) => return Fault::Resume,
-            None => {}
-        }
-        let generation = slots.generation();
-        if !generation.is_updating() {
-            let entry = self.mmio.encode(gfn, generation);
-            let tables = self.tables();
-            let outcome =
-                self.ept(&tables)
-                    .map_mmio(gfn, entry, &mut vcpu.cache.source(&self.stats));
-            if matches!(outcome, MapOutcome::Installed { .. }) {
-                stats.pf_mmio_spte_created.inc();
-            }
-        }
-        Fault::Emulate
-    }
-
-    /// What the misconfigured entry for `gpa` says. As long as the slots don't change, a frame that was MMIO is MMIO.
-    #[inline]
-    pub(crate) fn misconfigured(&self, vcpu: &mut VcpuMmu, gpa: Gpa) -> Misconfigured {
-        let guard = self.slots.srcu().read();
-        let generation = self.slots.read(&guard).generation();
-        if vcpu.mmio.seen(gpa.frame()) == Some(generation) {
-            return Misconfigured::Mmio;
-        }
-        let found = self.look_up_misconfigured(gpa, generation);
-        if found == Misconfigured::Mmio {
-            vcpu.mmio.add(gpa.frame(), generation);
-        }
-        found
-    }
-
-    fn look_up_misconfigured(&self, gpa: Gpa, generation: Generation) -> Misconfigured {
-        let tables = self.tables();
-        let found = {
-            let _lock = self.lock.read();
-            self.ept(&tables).lookup(gpa.frame())
-        };
-        let Some(found) = found else {
-            return Misconfigured::Bug;
-        };
-        match self.mmio.decode(found.entry) {
-            Some(m) if m.is_current(generation) => Misconfigured::Mmio,
-            Some(_) => Misconfigured::Refault,
-            None if found.entry.is_present() => Misconfigured::Bug,
-            None => Misconfigured::Refault,
-        }
+#[inline]
+fn level_of(host: HostLevel) -> Level {
+    match host {
+        HostLevel::K4 => Level::Page4K,
+        HostLevel::M2 => Level::Page2M,
+        HostLevel::G1 => Level::Page1G,
     }
 }

@@ -2,9 +2,11 @@
 
 //! From a host virtual address of the VM's owner to the page behind it, for mapping it into the guest.
 //!
-//! The way of a fault: sample the invalidation sequence, [`host_page`] (which may sleep), take the MMU lock, check the
-//! sequence, install, [`HostPage::release`]. The page is held no longer than that: from then on the mmu_notifier says
-//! when the mapping must go. C KVM's counterpart is `hva_to_pfn()`.
+//! Two ways. [`mapped`] reads the host's page tables under the MMU lock, which holds up the mmu_notifier: what it finds is
+//! the VMM's for as long, and is installed at once. What it does not find ([`HostPages`] says why) comes by [`host_page`]:
+//! sample the invalidation sequence, get the page (which may sleep), take the MMU lock, check the sequence, install,
+//! [`HostPage::release`]. In either case the page is held no longer than that: from then on the mmu_notifier says when the
+//! mapping must go. C KVM's counterpart is `hva_to_pfn()`.
 
 use super::addr::{Hva, Pfn};
 use super::bindings;
@@ -12,6 +14,7 @@ use super::page::page_frame;
 use core::ptr::NonNull;
 use kernel::bindings as kb;
 use kernel::ffi;
+use kernel::page::PAGE_SHIFT;
 
 /// The way a page is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,10 +23,6 @@ pub(crate) struct Want {
     pub(crate) write: bool,
     /// The guest reads, but a writable page saves it the next fault: take it if it costs nothing.
     pub(crate) map_writable: bool,
-    /// Do not wait for the disk: answer [`Unavailable::NeedsIo`] instead.
-    pub(crate) no_wait: bool,
-    /// Give up on any signal, not only on fatal ones.
-    pub(crate) interruptible: bool,
 }
 
 /// Why there is no page.
@@ -35,8 +34,6 @@ pub(crate) enum Unavailable {
     HwPoison,
     /// A signal came first: `EINTR`.
     Interrupted,
-    /// The page must be read in, which `no_wait` forbids.
-    NeedsIo,
 }
 
 /// How much the host maps at once.
@@ -48,6 +45,92 @@ pub(crate) enum HostLevel {
     M2,
     /// 1 GiB.
     G1,
+}
+
+impl HostLevel {
+    /// From `RKVM_HOST_4K` and so on.
+    #[inline]
+    const fn from_raw(level: u32) -> Self {
+        match level {
+            bindings::RKVM_HOST_1G => Self::G1,
+            bindings::RKVM_HOST_2M => Self::M2,
+            _ => Self::K4,
+        }
+    }
+}
+
+/// Most pages that [`mapped`] looks up at once.
+pub(crate) const MOST_PAGES: u32 = 16;
+
+/// Pages that the host maps one after another, as its page tables had them when [`mapped`] looked.
+///
+/// Only ordinary memory: anonymous, shared or huge pages. Neither what the VMM itself may not touch just so (PROT_NONE, NUMA
+/// hinting, protection keys), nor device memory, nor files that a file system wants to be asked for before each write.
+pub(crate) struct HostPages {
+    pages: [u64; MOST_PAGES as usize],
+    found: u32,
+}
+
+impl HostPages {
+    /// All of them, in order, the one at the address first.
+    #[inline]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = MappedPage> + Clone + '_ {
+        let found = self.pages.get(..self.found as usize).unwrap_or(&[]);
+        found.iter().copied().map(MappedPage)
+    }
+}
+
+/// A page of [`HostPages`].
+#[derive(Clone, Copy)]
+pub(crate) struct MappedPage(u64);
+
+impl MappedPage {
+    /// The frame to map: that of the address, also inside a large page.
+    #[inline]
+    pub(crate) fn pfn(self) -> Pfn {
+        Pfn(self.0 >> PAGE_SHIFT)
+    }
+
+    /// Whether the guest may be given write access.
+    #[inline]
+    pub(crate) fn writable(self) -> bool {
+        self.0 & u64::from(bindings::RKVM_HOST_WRITABLE) != 0
+    }
+
+    /// How much the host maps at once here.
+    #[inline]
+    pub(crate) fn level(self) -> HostLevel {
+        HostLevel::from_raw((self.0 & u64::from(bindings::RKVM_HOST_LEVEL)) as u32)
+    }
+
+    /// Tells the host that the guest uses the page, and that it can write it from now on. Under the MMU lock under which
+    /// the page was found, because after an invalidation it may be too late to mark a page.
+    #[inline]
+    pub(crate) fn note_use(self, accessed: bool, dirty: bool) {
+        // SAFETY: The frame was that of ordinary memory, which has a `struct page` for ever.
+        unsafe { bindings::rkvm_note_use(self.pfn().0, accessed, dirty) };
+    }
+}
+
+/// The pages from `hva` on in the memory map of the calling thread: `count` at most, up to the first that is not there or
+/// is not ordinary memory, all in one table. They are the VMM's as long as the caller holds the MMU lock, if no
+/// invalidation of them was in progress when it got it. Does not sleep.
+#[inline]
+pub(crate) fn mapped(hva: Hva, count: u32) -> HostPages {
+    let mut pages = [0; MOST_PAGES as usize];
+    let count = count.min(MOST_PAGES);
+    // SAFETY: There is room for `count`; the function checks the address.
+    let found = unsafe { bindings::rkvm_host_pages(hva.0 as usize, pages.as_mut_ptr(), count) };
+    HostPages { pages, found }
+}
+
+/// Brings a page that is not there yet in, as the VMM's own write would, and up to `pages` in all along with it, as far as
+/// they are new ones of anonymous memory. Whether that served is for the caller to find out, and why not for [`host_page`].
+/// May sleep, and takes no lock of ours.
+#[inline]
+pub(crate) fn fault_in(hva: Hva, pages: u32) -> bool {
+    // SAFETY: The function checks the address; no lock is held.
+    unsafe { bindings::rkvm_fault_in_for_write(hva.0 as usize, pages) }
 }
 
 /// A page of the VM's owner, held so that it is not reused for something else.
@@ -132,20 +215,7 @@ pub(crate) fn host_page(hva: Hva, want: Want) -> Result<HostPage, Unavailable> {
             return Ok(HostPage::counted(page, true));
         }
     }
-    if want.write && !want.no_wait && fault_in(hva) {
-        if let Some(page) = fast(hva) {
-            return Ok(HostPage::counted(page, true));
-        }
-    }
     slow(hva, want)
-}
-
-/// Brings a page that is not there yet in, as the VMM's own write would. Whether that served is for the caller to find
-/// out, and why not for [`slow`].
-#[inline]
-fn fault_in(hva: Hva) -> bool {
-    // SAFETY: The function checks the address; no lock is held.
-    unsafe { bindings::rkvm_fault_in_for_write(hva.0 as usize) }
 }
 
 /// A page that is mapped writable now, found without locks.
@@ -164,15 +234,9 @@ fn fast(hva: Hva) -> Option<NonNull<kb::page>> {
 
 /// Brings the page in if need be.
 fn slow(hva: Hva, want: Want) -> Result<HostPage, Unavailable> {
-    let mut flags = kb::FOLL_HWPOISON | kb::FOLL_HONOR_NUMA_FAULT;
+    let mut flags = kb::FOLL_HWPOISON | kb::FOLL_HONOR_NUMA_FAULT | kb::FOLL_INTERRUPTIBLE;
     if want.write {
         flags |= kb::FOLL_WRITE;
-    }
-    if want.no_wait {
-        flags |= kb::FOLL_NOWAIT;
-    }
-    if want.interruptible {
-        flags |= kb::FOLL_INTERRUPTIBLE;
     }
     let mut page = core::ptr::null_mut();
     // SAFETY: `page` has room for one page, the function checks the address, and no lock is held.
@@ -207,13 +271,7 @@ fn without_page(hva: Hva, want: Want, error: i32) -> Result<HostPage, Unavailabl
         let vma = NonNull::new(vma).ok_or(Unavailable::Fault)?;
         // SAFETY: The area is there while the map is locked.
         if !unsafe { bindings::rkvm_vma_is_pfnmap(vma.as_ptr()) } {
-            // SAFETY: As above.
-            let permitted = unsafe { bindings::rkvm_vma_permits(vma.as_ptr(), want.write) };
-            return Err(if want.no_wait && permitted {
-                Unavailable::NeedsIo
-            } else {
-                Unavailable::Fault
-            });
+            return Err(Unavailable::Fault);
         }
         match mm.device_page(vma, hva, want.write) {
             Remapped::Page(page) => return Ok(page),
@@ -311,11 +369,7 @@ fn follow(vma: NonNull<kb::vm_area_struct>, hva: Hva, write: bool) -> Option<Rem
 #[inline]
 pub(crate) fn mapping_level(hva: Hva) -> HostLevel {
     // SAFETY: No requirements.
-    match unsafe { bindings::rkvm_host_mapping_level(hva.0 as usize) } {
-        3 => HostLevel::G1,
-        2 => HostLevel::M2,
-        _ => HostLevel::K4,
-    }
+    HostLevel::from_raw(unsafe { bindings::rkvm_host_mapping_level(hva.0 as usize) })
 }
 
 /// Tells the calling thread by SIGBUS that it, or its guest, used the page at `hva`, whose memory is broken.

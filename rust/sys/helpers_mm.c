@@ -4,7 +4,6 @@
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/pagemap.h>
-#include <linux/pgtable.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/spinlock.h>
@@ -91,75 +90,9 @@ struct vm_area_struct *rkvm_vma_lookup(struct mm_struct *mm, unsigned long addre
 	return vma_lookup(mm, address);
 }
 
-/*
- * What do_user_addr_fault() does for a thread's own first write: with the lock of the area alone, so that the vCPUs'
- * faults do not meet at mmap_lock. A lock that was let go is not given back (VM_FAULT_RETRY, VM_FAULT_COMPLETED).
- */
-bool rkvm_fault_in_for_write(unsigned long address)
-{
-	const vm_flags_t looked_at = VM_WRITE | VM_IO | VM_PFNMAP | VM_SHADOW_STACK;
-	const unsigned int flags = FAULT_FLAG_DEFAULT | FAULT_FLAG_WRITE | FAULT_FLAG_VMA_LOCK;
-	struct vm_area_struct *vma = lock_vma_under_rcu(current->mm, address);
-	vm_fault_t fault;
-
-	if (!vma)
-		return false;
-	if ((vma->vm_flags & looked_at) != VM_WRITE) {
-		vma_end_read(vma);
-		return false;
-	}
-	fault = handle_mm_fault(vma, address, flags, NULL);
-	if (!(fault & (VM_FAULT_RETRY | VM_FAULT_COMPLETED)))
-		vma_end_read(vma);
-	return !(fault & (VM_FAULT_RETRY | VM_FAULT_ERROR));
-}
-
 bool rkvm_vma_is_pfnmap(struct vm_area_struct *vma)
 {
 	return vma->vm_flags & (VM_IO | VM_PFNMAP);
-}
-
-bool rkvm_vma_permits(struct vm_area_struct *vma, bool write)
-{
-	return (vma->vm_flags & VM_READ) && (!write || (vma->vm_flags & VM_WRITE));
-}
-
-/*
- * Interrupts stay off for the whole walk: tables are freed only after an IPI that this CPU then does not answer. Each
- * entry is read once, because it may turn from a table into a large page at any time.
- */
-u32 rkvm_host_mapping_level(unsigned long address)
-{
-	struct mm_struct *mm = current->mm;
-	unsigned long flags;
-	u32 level = 1;
-	pgd_t pgd;
-	p4d_t p4d;
-	pud_t pud;
-	pmd_t pmd;
-
-	if (!mm)
-		return level;
-	local_irq_save(flags);
-	pgd = READ_ONCE(*pgd_offset(mm, address));
-	if (pgd_none(pgd))
-		goto out;
-	p4d = READ_ONCE(*p4d_offset(&pgd, address));
-	if (!p4d_present(p4d))
-		goto out;
-	pud = READ_ONCE(*pud_offset(&p4d, address));
-	if (!pud_present(pud))
-		goto out;
-	if (pud_leaf(pud)) {
-		level = 3;
-		goto out;
-	}
-	pmd = READ_ONCE(*pmd_offset(&pud, address));
-	if (pmd_present(pmd) && pmd_leaf(pmd))
-		level = 2;
-out:
-	local_irq_restore(flags);
-	return level;
 }
 
 #define RKVM_GET_USER(type)								\

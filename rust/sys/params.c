@@ -43,6 +43,10 @@ uint rkvm_param_ple_window = 4096;
 module_param_named(ple_window, rkvm_param_ple_window, uint, 0444);
 MODULE_PARM_DESC(ple_window, "TSC ticks that a guest may spin before it exits");
 
+uint rkvm_param_fault_ahead = 16;
+module_param_named(fault_ahead, rkvm_param_fault_ahead, uint, 0644);
+MODULE_PARM_DESC(fault_ahead, "Most pages that one fault maps when a guest goes through its memory in order; 1 turns it off");
+
 bool rkvm_param_ignore_msrs;
 module_param_named(ignore_msrs, rkvm_param_ignore_msrs, bool, 0644);
 MODULE_PARM_DESC(ignore_msrs, "Unknown MSRs read as zero and swallow writes, instead of #GP");

@@ -38,6 +38,8 @@ params! {
     ple_gap: u32 = rkvm_param_ple_gap;
     /// `ple_window`, TSC ticks.
     ple_window: u32 = rkvm_param_ple_window;
+    /// `fault_ahead`, pages.
+    fault_ahead: u32 = rkvm_param_fault_ahead;
     /// `ignore_msrs`.
     ignore_msrs: bool = rkvm_param_ignore_msrs;
     /// `report_ignored_msrs`.
