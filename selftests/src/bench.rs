@@ -77,8 +77,10 @@ table! {
         |d, m| in_kernel(d, m, LAPIC, |a| a.mov(dword_ptr(0x380).gs(), eax));
     apic_eoi: "a store to the local APIC's EOI register" =
         |d, m| in_kernel(d, m, LAPIC, |a| a.mov(dword_ptr(0xb0).gs(), eax));
-    ept_fault_present: "the first touch of a page that the host has" = |d, m| faults::measure(d, m, true);
-    ept_fault_absent: "the first touch of a page that the host has not" = |d, m| faults::measure(d, m, false);
+    ept_fault_present: "the first touch of each page in turn, which the host has" = |d, m| faults::measure(d, m, 1, true);
+    ept_fault_absent: "the first touch of each page in turn, which the host has not" = |d, m| faults::measure(d, m, 1, false);
+    ept_fault_present_apart: "the first touch of every other page, which the host has" = |d, m| faults::measure(d, m, 2, true);
+    ept_fault_absent_apart: "the first touch of every other page, which the host has not" = |d, m| faults::measure(d, m, 2, false);
     host_fault_absent: "no exit: the VMM's own first touch of such a page" = |_, _| faults::host_alone();
     run_immediate_exit: "KVM_RUN with immediate_exit" = |d, m| lifetime::immediate_exit(d, m);
     vm_create_destroy: "KVM_CREATE_VM and close" = |d, _| lifetime::vm(d);

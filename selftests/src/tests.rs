@@ -14,6 +14,7 @@ mod device_memory;
 mod dirty_log;
 mod dirty_log_busy;
 mod exceptions;
+mod fault_ahead;
 mod faults;
 mod forced_emulation;
 mod hlt;
@@ -128,6 +129,7 @@ tests! {
     memslot_running: "slots changed under a running guest",
     dirty_log: "KVM_GET_DIRTY_LOG",
     dirty_log_busy: "a copy that follows the dirty log while two vCPUs write",
+    fault_ahead: "memory touched in order, backwards and here and there",
     notifier: "host pages dropped, moved, copied, swapped under a guest",
     userfaultfd: "guest memory whose pages user space brings",
     huge_pages: "guest memory in pages of 2 MiB and 1 GiB",

@@ -29,14 +29,15 @@ pub fn host_alone() -> Outcome<u64> {
     Ok(least / PAGES)
 }
 
-/// Ticks of a touch. The pages are small ones; before each batch their slot is made anew, so that
-/// the guest has none of them, and the host has all (`present`) or none.
-pub fn measure(dev: &Device, mode: Mode, present: bool) -> Outcome<u64> {
+/// Ticks of a touch, of one page in `step`. The pages are small ones; before each batch their slot
+/// is made anew, so that the guest has none of them, and the host has all (`present`) or none.
+pub fn measure(dev: &Device, mode: Mode, step: u64, present: bool) -> Outcome<u64> {
     let mut guest = Loop::new(dev, mode, WINDOW, |a| {
         a.mov(dword_ptr(edi).gs(), eax)?;
-        a.add(edi, 0x1000)
+        a.add(edi, (step * PAGE as u64) as u32)
     })?;
-    let len = PAGES as usize * PAGE;
+    let pages = PAGES * step;
+    let len = pages as usize * PAGE;
     let window = Ram::new(WINDOW, len)?;
     window.advise(WINDOW, len, libc::MADV_NOHUGEPAGE)?;
     let (mut one, mut many) = (u64::MAX, u64::MAX);
@@ -45,7 +46,7 @@ pub fn measure(dev: &Device, mode: Mode, present: bool) -> Outcome<u64> {
             .vm
             .set_slot(SLOT, 0, WINDOW, len as u64, window.hva())?;
         if present {
-            (0..PAGES).for_each(|i| window.set32(WINDOW + i * PAGE as u64, 1));
+            (0..pages).for_each(|i| window.set32(WINDOW + i * PAGE as u64, 1));
         } else {
             window.advise(WINDOW, len, libc::MADV_DONTNEED)?;
         }
