@@ -40,6 +40,12 @@ static const u64 RKVM_TASK_HAS_WORK = XFER_TO_GUEST_MODE_WORK;
 struct mutex;
 int rkvm_mutex_lock_killable(struct mutex *lock);
 
+/* debugfs. What it does not make is an error pointer, which it takes for nothing wherever it gets it. */
+struct dentry;
+struct dentry *rkvm_debugfs_folder(const char *name, struct dentry *parent);
+struct dentry *rkvm_debugfs_file(const char *name, struct dentry *folder, void *data, const struct file_operations *ops);
+void rkvm_debugfs_remove(struct dentry *entry);
+
 /* Facts about the CPU. */
 bool rkvm_boot_cpu_has(u32 feature);
 bool rkvm_needs_l1d_flush(void);

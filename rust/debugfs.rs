@@ -9,10 +9,6 @@ use core::sync::atomic::{
 };
 
 use kernel::{
-    debugfs::{
-        Dir,
-        File, //
-    },
     fmt, new_mutex,
     prelude::*,
     str::CString,
@@ -25,40 +21,57 @@ use rkvm_core::stats::text;
 
 use crate::{
     memory::Mmu,
-    sys::module_static::{
-        Installed,
-        ModuleStatic, //
+    sys::{
+        debugfs::{
+            File,
+            Folder,
+            Show, //
+        },
+        module_static::{
+            Installed,
+            ModuleStatic, //
+        },
     },
     vcpu::Vcpu,
 };
 
-static ROOT: ModuleStatic<Dir> = ModuleStatic::new();
+static ROOT: ModuleStatic<Arc<Folder>> = ModuleStatic::new();
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
 /// Keeps the module's folder.
 pub(crate) struct Registration {
-    _root: Installed<Dir>,
+    _root: Installed<Arc<Folder>>,
 }
 
 impl Registration {
-    /// Makes the folder. Without debugfs in the kernel there is none, and nothing fails.
-    pub(crate) fn new() -> Self {
-        Self {
-            _root: ROOT.install(Dir::new(c"rkvm")),
-        }
+    /// Makes the folder. ENOMEM; without debugfs in the kernel there is none, and nothing fails.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            _root: ROOT.install(Folder::new(c"rkvm", None)?),
+        })
     }
 }
 
-type Shown<T> = Pin<KBox<File<Arc<T>>>>;
+impl Show for Mmu {
+    fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        text::write(&self.stats, f)
+    }
+}
+
+impl Show for Vcpu {
+    fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        text::write(&self.stats, f)
+    }
+}
 
 /// The files of one VM; they go when it goes.
 #[pin_data]
 pub(crate) struct VmFiles {
-    _stats: Shown<Mmu>,
+    _stats: File<Mmu>,
     /// Taken inside any other lock.
     #[pin]
-    vcpus: Mutex<KVec<Shown<Vcpu>>>,
-    folder: Dir,
+    vcpus: Mutex<KVec<File<Vcpu>>>,
+    folder: Arc<Folder>,
 }
 
 impl VmFiles {
@@ -68,17 +81,9 @@ impl VmFiles {
         pin_init::pin_init_scope(move || {
             let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
             let name = CString::try_from_fmt(fmt!("{}-{}", creator, serial))?;
-            let folder = ROOT.subdir(&name);
-            let stats = KBox::pin_init(
-                folder.read_callback_file(
-                    c"stats",
-                    mmu,
-                    &|mmu: &Arc<Mmu>, f: &mut fmt::Formatter<'_>| text::write(&mmu.stats, f),
-                ),
-                GFP_KERNEL_ACCOUNT,
-            )?;
+            let folder = Folder::new(&name, Some(ROOT.clone()))?;
             Ok(try_pin_init!(Self {
-                _stats: stats,
+                _stats: File::new(c"stats", folder.clone(), mmu),
                 vcpus <- new_mutex!(KVec::new()),
                 folder,
             }? Error))
@@ -94,14 +99,7 @@ impl VmFiles {
 
     fn try_show_vcpu(&self, vcpu: &Arc<Vcpu>) -> Result {
         let name = CString::try_from_fmt(fmt!("vcpu{}", vcpu.id))?;
-        let file = KBox::pin_init(
-            self.folder.read_callback_file(
-                &name,
-                vcpu.clone(),
-                &|vcpu: &Arc<Vcpu>, f: &mut fmt::Formatter<'_>| text::write(&vcpu.stats, f),
-            ),
-            GFP_KERNEL_ACCOUNT,
-        )?;
+        let file = File::new(&name, self.folder.clone(), vcpu.clone());
         self.vcpus.lock().push(file, GFP_KERNEL_ACCOUNT)?;
         Ok(())
     }

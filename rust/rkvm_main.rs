@@ -56,7 +56,7 @@ impl kernel::Module for RkvmModule {
         let resolved = Resolved::new()?;
         let host = host::Registration::new()?;
         let irqfds = io::irqfd::Registration::new()?;
-        let debugfs = debugfs::Registration::new();
+        let debugfs = debugfs::Registration::new()?;
         device.serve();
         Ok(RkvmModule {
             _device: device,

@@ -7,6 +7,7 @@ pub(crate) mod bindings;
 pub(crate) mod clock;
 pub(crate) mod cpu;
 pub(crate) mod debug_registers;
+pub(crate) mod debugfs;
 pub(crate) mod eventfd;
 pub(crate) mod fops;
 pub(crate) mod fpu;

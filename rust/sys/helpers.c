@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Kernel macros and inline functions as functions: see rkvm_helpers.h. CPU, interrupts and host state. */
+#include <linux/debugfs.h>
 #include <linux/entry-virt.h>
 #include <linux/hw_breakpoint.h>
 #include <linux/kvm_types.h>
@@ -126,6 +127,21 @@ u32 rkvm_smp_processor_id(void)
 int rkvm_mutex_lock_killable(struct mutex *lock)
 {
 	return mutex_lock_killable(lock);
+}
+
+struct dentry *rkvm_debugfs_folder(const char *name, struct dentry *parent)
+{
+	return debugfs_create_dir(name, parent);
+}
+
+struct dentry *rkvm_debugfs_file(const char *name, struct dentry *folder, void *data, const struct file_operations *ops)
+{
+	return debugfs_create_file(name, 0400, folder, data, ops);
+}
+
+void rkvm_debugfs_remove(struct dentry *entry)
+{
+	debugfs_remove(entry);
 }
 
 bool rkvm_boot_cpu_has(u32 feature)
