@@ -55,6 +55,7 @@ numbers! {
     KVM_SET_CLOCK = _IOW::<kvm_clock_data>(KVMIO, 0x7b);
     KVM_GET_CLOCK = _IOR::<kvm_clock_data>(KVMIO, 0x7c);
     KVM_X86_SET_MSR_FILTER = _IOW::<[u64; crate::vm::msr_filter::WORDS]>(KVMIO, 0xc6);
+    KVM_X86_SET_MSR_FILTER_COMPAT = _IOW::<[u32; crate::vm::msr_filter::COMPAT_WORDS]>(KVMIO, 0xc6);
     KVM_SET_TSC_KHZ = _IO(KVMIO, 0xa2);
     KVM_GET_TSC_KHZ = _IO(KVMIO, 0xa3);
     KVM_SIGNAL_MSI = _IOW::<kvm_msi>(KVMIO, 0xa5);

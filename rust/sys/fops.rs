@@ -47,6 +47,16 @@ pub(crate) trait FileOps: Sized + Send + Sync + 'static {
     /// Handles one ioctl. The value is returned to user space as it is. ENOTTY for an unknown number.
     fn ioctl(this: ArcBorrow<'_, Self>, file: &File, cmd: u32, arg: UserArg) -> Result<usize>;
 
+    /// An ioctl of a 32-bit program. Only a structure that holds an address differs: it is a word there.
+    fn compat_ioctl(
+        this: ArcBorrow<'_, Self>,
+        file: &File,
+        cmd: u32,
+        arg: UserArg,
+    ) -> Result<usize> {
+        Self::ioctl(this, file, cmd, arg)
+    }
+
     /// Maps pages of the object into user space.
     fn mmap(_this: ArcBorrow<'_, Self>, _vma: Mapping<'_>) -> Result {
         Err(ENODEV)
@@ -124,6 +134,20 @@ impl<T: FileOps> Table<T> {
         result(T::ioctl(this, file, cmd, UserArg::new(arg)))
     }
 
+    /// `compat_ioctl` of the file.
+    ///
+    /// # Safety
+    ///
+    /// As for `ioctl`.
+    unsafe extern "C" fn compat_ioctl(file: *mut bindings::file, cmd: u32, arg: usize) -> isize {
+        // SAFETY: As for `ioctl`.
+        let this = unsafe { Self::object(file) };
+        // SAFETY: As for `ioctl`.
+        let file = unsafe { File::from_raw_file(file) };
+        let arg = UserArg::new(arg as u32 as usize);
+        result(T::compat_ioctl(this, file, cmd, arg))
+    }
+
     /// `read` of the file.
     ///
     /// # Safety
@@ -184,7 +208,7 @@ impl<T: FileOps> Table<T> {
     const OPS: bindings::file_operations = bindings::file_operations {
         owner: THIS_MODULE.as_ptr(),
         unlocked_ioctl: Some(Self::ioctl),
-        compat_ioctl: bindings::compat_ptr_ioctl,
+        compat_ioctl: Some(Self::compat_ioctl),
         read: Some(Self::read),
         mmap: Some(Self::mmap),
         release: Some(Self::release),

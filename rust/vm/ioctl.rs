@@ -15,6 +15,7 @@ use kernel::{
 use super::{
     ioctl_io,
     ioctl_memory,
+    msr_filter::MsrFilter,
     Vm, //
 };
 use crate::{
@@ -58,7 +59,7 @@ impl FileOps for Vm {
                 ioctl_io::unregister_coalesced(&this, &arg.read()?)
             }
             nr::KVM_ENABLE_CAP => this.enable_cap(&arg.read()?).map(|()| 0),
-            nr::KVM_X86_SET_MSR_FILTER => this.set_msr_filter(arg).map(|()| 0),
+            nr::KVM_X86_SET_MSR_FILTER => this.set_msr_filter(MsrFilter::read(arg)?).map(|()| 0),
             nr::KVM_SET_BOOT_CPU_ID => this.set_boot_cpu_id(arg.value()).map(|()| 0),
             nr::KVM_GET_TSC_KHZ => Ok(this.caps.tsc_khz() as usize),
             nr::KVM_SET_TSC_KHZ => this.set_default_tsc_khz(arg.value()).map(|()| 0),
@@ -69,6 +70,23 @@ impl FileOps for Vm {
             }
             nr::KVM_GET_STATS_FD => StatsFile::open(this.into(), fmt!("kvm-{}", this.creator)),
             _ => this.irq_ioctl(cmd, arg),
+        }
+    }
+
+    fn compat_ioctl(
+        this: ArcBorrow<'_, Self>,
+        file: &File,
+        cmd: u32,
+        arg: UserArg,
+    ) -> Result<usize> {
+        this.check_owner()?;
+        match cmd {
+            nr::KVM_GET_DIRTY_LOG => ioctl_memory::compat_get_dirty_log(&this, arg),
+            nr::KVM_X86_SET_MSR_FILTER_COMPAT => {
+                let filter = MsrFilter::read_compat(arg)?;
+                this.set_msr_filter(filter).map(|()| 0)
+            }
+            _ => Self::ioctl(this, file, cmd, arg),
         }
     }
 

@@ -67,3 +67,10 @@ pub(super) fn get_dirty_log(vm: &Vm, arg: UserArg) -> Result<usize> {
     let to = UserArg::from_address(log.__bindgen_anon_1.bindgen_union_field);
     vm.memory.get_dirty_log(log.slot, to).map(|()| 0)
 }
+
+/// KVM_GET_DIRTY_LOG of a 32-bit program, whose address is followed by four bytes that mean nothing.
+pub(super) fn compat_get_dirty_log(vm: &Vm, arg: UserArg) -> Result<usize> {
+    let [slot, _, bitmap, _]: [u32; 4] = arg.read()?;
+    let to = UserArg::from_address(bitmap.into());
+    vm.memory.get_dirty_log(slot, to).map(|()| 0)
+}

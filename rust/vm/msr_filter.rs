@@ -24,12 +24,23 @@ const READ: u32 = 1 << 0;
 const WRITE: u32 = 1 << 1;
 /// Ranges in `struct kvm_msr_filter`.
 const RANGES: usize = 16;
-/// `struct kvm_msr_filter` in words: the flags, then three words a range.
+/// `struct kvm_msr_filter` in words of 64 bits: the flags, then three words a range.
 pub(crate) const WORDS: usize = 1 + 3 * RANGES;
+/// The same of a 32-bit program, in words of 32 bits: the flags, then four words a range.
+pub(crate) const COMPAT_WORDS: usize = 1 + 4 * RANGES;
 /// KVM_MSR_FILTER_MAX_BITMAP_SIZE, bytes.
 const MAX_BITMAP: usize = 0x600;
 /// The x2APIC registers, which no filter reaches.
 const X2APIC: core::ops::RangeInclusive<u32> = 0x800..=0x8ff;
+
+/// `struct kvm_msr_filter_range`.
+#[derive(Clone, Copy)]
+struct UserRange {
+    flags: u32,
+    count: u32,
+    base: u32,
+    bitmap: u64,
+}
 
 /// A range of MSRs with a bit for each: set means allowed.
 struct Range {
@@ -40,25 +51,24 @@ struct Range {
 }
 
 impl Range {
-    /// From three words of the structure; `None` for an empty range.
-    fn read(words: &[u64]) -> Result<Option<Self>> {
-        let &[head, base, bitmap] = words else {
-            return Err(EINVAL);
-        };
-        let (flags, count) = (head as u32, (head >> 32) as u32);
-        if count == 0 {
-            return Ok(None);
-        }
+    /// Reads the bitmap of a range that is not empty.
+    fn read(range: UserRange) -> Result<Self> {
+        let UserRange {
+            flags,
+            count,
+            base,
+            bitmap,
+        } = range;
         let words = (count as usize).wrapping_add(63) / 64;
         if flags == 0 || flags & !(READ | WRITE) != 0 || words > MAX_BITMAP / 8 {
             return Err(EINVAL);
         }
-        Ok(Some(Self {
+        Ok(Self {
             flags,
-            base: base as u32,
+            base,
             count,
             bitmap: UserArg::from_address(bitmap).read_vec(words)?,
-        }))
+        })
     }
 
     /// Whether the access is allowed; `None` if the range says nothing about it.
@@ -80,25 +90,48 @@ pub(crate) struct MsrFilter {
 
 impl MsrFilter {
     /// Reads `struct kvm_msr_filter`. EINVAL for flags and ranges that there are not, or one that denies everything.
-    fn read(arg: UserArg) -> Result<Self> {
+    pub(super) fn read(arg: UserArg) -> Result<Self> {
         let words: KVVec<u64> = arg.read_vec(WORDS)?;
-        let (head, list) = words.split_first().ok_or(EINVAL)?;
-        let flags = *head as u32;
+        let (flags, ranges) = words.split_first().ok_or(EINVAL)?;
+        let ranges = ranges.chunks_exact(3).filter_map(|range| match *range {
+            [head, base, bitmap] => Some(UserRange {
+                flags: head as u32,
+                count: (head >> 32) as u32,
+                base: base as u32,
+                bitmap,
+            }),
+            _ => None,
+        });
+        Self::new(*flags as u32, ranges)
+    }
+
+    /// The same of a 32-bit program.
+    pub(super) fn read_compat(arg: UserArg) -> Result<Self> {
+        let words: KVVec<u32> = arg.read_vec(COMPAT_WORDS)?;
+        let (flags, ranges) = words.split_first().ok_or(EINVAL)?;
+        let ranges = ranges.chunks_exact(4).filter_map(|range| match *range {
+            [flags, count, base, bitmap] => Some(UserRange {
+                flags,
+                count,
+                base,
+                bitmap: bitmap.into(),
+            }),
+            _ => None,
+        });
+        Self::new(*flags, ranges)
+    }
+
+    fn new(flags: u32, user: impl Iterator<Item = UserRange>) -> Result<Self> {
         if flags & !DEFAULT_DENY != 0 {
             return Err(EINVAL);
         }
         let deny = flags & DEFAULT_DENY != 0;
-        let empty = list
-            .chunks_exact(3)
-            .all(|r| r.first().is_none_or(|head| head >> 32 == 0));
-        if empty && deny {
-            return Err(EINVAL);
-        }
         let mut ranges = KVVec::new();
-        for range in list.chunks_exact(3) {
-            if let Some(range) = Range::read(range)? {
-                ranges.push(range, GFP_KERNEL_ACCOUNT)?;
-            }
+        for range in user.filter(|range| range.count != 0) {
+            ranges.push(Range::read(range)?, GFP_KERNEL_ACCOUNT)?;
+        }
+        if ranges.is_empty() && deny {
+            return Err(EINVAL);
         }
         Ok(Self { deny, ranges })
     }
@@ -131,8 +164,7 @@ impl Vm {
     }
 
     /// KVM_X86_SET_MSR_FILTER. When it returns, no vCPU enters the guest with the old filter.
-    pub(super) fn set_msr_filter(&self, arg: UserArg) -> Result {
-        let filter = MsrFilter::read(arg)?;
+    pub(super) fn set_msr_filter(&self, filter: MsrFilter) -> Result {
         let new = if filter.is_empty() {
             None
         } else {

@@ -11,7 +11,9 @@
 
 pub mod asm;
 pub mod bench;
+pub mod child;
 pub mod climb;
+pub mod compat;
 pub mod device;
 pub mod errno;
 pub mod faults;

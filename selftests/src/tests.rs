@@ -7,6 +7,7 @@ mod bad_input;
 mod boot_sector;
 mod capabilities;
 mod coalesced_mmio;
+mod compat;
 mod cpuid;
 mod debugger;
 mod delivery;
@@ -148,6 +149,7 @@ tests! {
     state_vm: "IRQCHIP, PIT2 and CLOCK read back",
     coalesced_mmio: "coalesced MMIO and PIO",
     hypercall: "VMCALL, kvmclock",
+    compat: "ioctls of 32-bit programs",
     stats: "KVM_GET_STATS_FD",
     bad_input: "errors of every ioctl",
     lifecycle: "closing in any order, many VMs, killed processes",

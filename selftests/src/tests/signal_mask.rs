@@ -4,6 +4,7 @@
 //! waiting, whatever its action is; SIGKILL and SIGSTOP can't be masked.
 
 use crate::asm::*;
+use crate::child::Child;
 use crate::device::Device;
 use crate::errno::Errno;
 use crate::setup::{self, Mode};
@@ -17,7 +18,7 @@ use std::mem::zeroed;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A mask that lets all signals in.
 const OPEN: SignalMask = SignalMask {
@@ -41,30 +42,29 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     t.ok("and waits", waits);
 
     let path = dev.path().to_owned();
-    let child = fork(|| {
+    let child = Child::fork(|| {
         let dev = Device::open(&path)?;
         let (result, exit, waits) = interrupted_by(libc::SIGUSR2, &dev)?;
         Ok(result == Err(Errno(libc::EINTR)) && exit == Exit::Intr && waits)
     })?;
     t.eq(
         "a blocked signal without a handler ends KVM_RUN, not the process",
-        end_of(child),
+        child.end(),
         Some(0),
     );
 
     let (mut ready, mut their_end) = UnixStream::pair()?;
-    let child = fork(|| {
+    let child = Child::fork(|| {
         let (_vm, mut vcpu) = spinning(&Device::open(&path)?, &CLOSED)?;
         vcpu.run()?;
         their_end.write_all(&[1])?;
         vcpu.run().map(|_| false).map_err(Into::into)
     })?;
     ready.read_exact(&mut [0])?;
-    // SAFETY: kills a child of this process.
-    unsafe { libc::kill(child, libc::SIGKILL) };
+    child.kill();
     t.eq(
         "SIGKILL reaches a vCPU with all signals masked",
-        end_of(child),
+        child.end(),
         Some(libc::SIGKILL),
     );
     arguments(t, dev)
@@ -134,38 +134,6 @@ fn pending(signal: i32) -> bool {
         libc::sigpending(&mut set);
         libc::sigismember(&set, signal) == 1
     }
-}
-
-/// A child that ends with status 0 if `f` answers true.
-fn fork(f: impl FnOnce() -> Outcome<bool>) -> Result<i32, Errno> {
-    // SAFETY: this process has one thread here; the child ends by a signal or _exit.
-    match unsafe { libc::fork() } {
-        -1 => Err(Errno::last()),
-        0 => {
-            let good = f().unwrap_or(false);
-            // SAFETY: ends the child without running anything of the parent's.
-            unsafe { libc::_exit(i32::from(!good)) }
-        }
-        child => Ok(child),
-    }
-}
-
-/// How a child ends: its status or its signal. `None` if it doesn't.
-fn end_of(child: i32) -> Option<i32> {
-    let patience = Instant::now();
-    while patience.elapsed() < Duration::from_secs(10) {
-        let mut status = 0;
-        // SAFETY: a child of this process, and room for its status.
-        if unsafe { libc::waitpid(child, &mut status, libc::WNOHANG) } == child {
-            return Some(if libc::WIFSIGNALED(status) {
-                libc::WTERMSIG(status)
-            } else {
-                libc::WEXITSTATUS(status)
-            });
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    None
 }
 
 fn arguments(t: &mut Tap, dev: &Device) -> Outcome {
