@@ -225,7 +225,7 @@ impl Mmu {
         let outcome = self.map(vcpu, r, &request);
         if let MapOutcome::Installed { level, entry } = outcome {
             first.note_use(true, entry.permits(Access::W));
-            let along = if level == Level::Page4K {
+            let along = if frames > 1 && level == Level::Page4K {
                 self.map_ahead(&lock, r, &request, pages)
             } else {
                 0

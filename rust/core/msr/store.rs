@@ -169,17 +169,7 @@ impl GuestMsrs {
     /// [`MsrError`] if this guest has none, or may not read it.
     pub fn get(&self, msr: u32, ctx: &Context<'_>) -> Result<u64, MsrError> {
         let user = ctx.origin == Origin::User;
-        if Mtrrs::holds(msr) {
-            return self.mtrrs.get(msr);
-        }
-        if Mce::holds(msr) {
-            return self.mce.get(msr, ctx.origin);
-        }
-        if let Some(value) = constant(msr) {
-            return Ok(value);
-        }
-        present(msr, ctx)?;
-        Ok(match msr {
+        let value = match msr {
             STAR => self.star,
             LSTAR => self.lstar,
             CSTAR => self.cstar,
@@ -202,8 +192,22 @@ impl GuestMsrs {
             FEAT_CTL => self.feat_ctl,
             KVM_POLL_CONTROL => self.poll_control,
             HWCR => self.hwcr,
-            _ => return Err(MsrError::Unsupported),
-        })
+            _ => return self.get_of_range(msr, ctx),
+        };
+        present(msr, ctx)?;
+        Ok(value)
+    }
+
+    /// The MSRs that come in ranges or say the same to all, which guests seldom read.
+    #[inline(never)]
+    fn get_of_range(&self, msr: u32, ctx: &Context<'_>) -> Result<u64, MsrError> {
+        if Mtrrs::holds(msr) {
+            return self.mtrrs.get(msr);
+        }
+        if Mce::holds(msr) {
+            return self.mce.get(msr, ctx.origin);
+        }
+        constant(msr).ok_or(MsrError::Unsupported)
     }
 
     /// Writes a stored MSR.

@@ -6,8 +6,6 @@ use kernel::prelude::*;
 use rkvm_core::{
     exception::Exception,
     msr::{
-        self as core_msr,
-        Handler,
         MsrError,
         Origin, //
     },
@@ -56,7 +54,7 @@ impl Running<'_> {
     /// Reads that are answered from memory.
     pub(super) fn fast_rdmsr(&mut self) -> Fast {
         let index = self.msr_index();
-        if core_msr::handler(index) != Handler::Store || self.arch.msr_filter.is_some() {
+        if self.arch.msr_filter.is_some() {
             return Fast::Leave;
         }
         match self.arch.msrs.get(index, &self.msr_context(Origin::Guest)) {
