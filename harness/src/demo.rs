@@ -100,6 +100,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let outcome = boot.tasks.first().and_then(|task| task.outcome.clone());
     if outcome == Some(Outcome::Exit(0)) && done {
         println!("a second Linux booted on rkvm, worked and powered off");
+    let complaints = boot.tasks.first().map_or(0, |task| task.kernel.len());
+    if complaints != 0 {
+        println!("the host's kernel complained {complaints} times, see above");
+        return Ok(ExitCode::FAILURE);
+    }
         return Ok(ExitCode::SUCCESS);
     }
     let how = outcome.map_or("nothing".into(), |outcome| outcome.to_string());

@@ -60,6 +60,8 @@ pub struct Prepared {
     pub folder: PathBuf,
     /// What starts it.
     pub command: Command,
+    /// What Bochs says last where the machine has switched itself off, as it should; others say so by their exit status.
+    pub last_words: Option<&'static str>,
 }
 
 /// Writes the files of a machine to an empty folder.
@@ -69,8 +71,16 @@ pub fn prepare(
     initramfs: &[&[u8]],
     folder: &Path,
 ) -> Result<Prepared> {
+    let mut last_words = None;
     let command = match config.backend {
-        Backend::Bochs => bochs(config, vmlinux, initramfs, folder)?,
+        Backend::Bochs => {
+            last_words = Some(if ends_by_triple_fault(config) {
+                "3rd ("
+            } else {
+                "soft power off"
+            });
+            bochs(config, vmlinux, initramfs, folder)?
+        }
         Backend::Qemu | Backend::Tcg => qemu(config, vmlinux, initramfs, folder)?,
         Backend::None => host(initramfs, folder)?,
     };
@@ -78,7 +88,13 @@ pub fn prepare(
         backend: config.backend,
         folder: folder.to_path_buf(),
         command,
+        last_words,
     })
+}
+
+/// Whether the machine has no power switch.
+fn ends_by_triple_fault(config: &Config) -> bool {
+    config.debug && config.cpus == 1
 }
 
 /// The versions of the packages that a Bochs machine comes from.
@@ -100,7 +116,7 @@ fn cmdline(config: &Config) -> String {
     let mut line = String::from(
         "console=ttyS0,115200 loglevel=5 nokaslr cryptomgr.notests nowatchdog random.trust_cpu=on",
     );
-    if config.debug && config.cpus == 1 {
+    if ends_by_triple_fault(config) {
         // The debug kernel takes a minute and more for ACPI alone. One CPU is found without it; a triple fault, which
         // ends the emulator, stands in for the power switch, and the TSC for the clocks that ACPI knows.
         line.push_str(" acpi=off reboot=triple tsc=reliable");

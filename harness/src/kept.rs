@@ -91,6 +91,7 @@ mod tests {
         }
     }
 
+            last_words: None,
     #[test]
     fn nothing_is_kept_of_a_machine_that_this_host_is_a_part_of() {
         let cache = Path::new("/nowhere");

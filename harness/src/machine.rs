@@ -27,11 +27,15 @@ use nix::fcntl::OFlag;
 use nix::poll::poll;
 use nix::poll::PollFd;
 use nix::poll::PollFlags;
+use nix::sys::signal::kill;
+use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
+use nix::unistd::Pid;
 
 use crate::emulator::Backend;
 use crate::emulator::Prepared;
+use crate::interrupt;
 
 /// Which port something came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,14 +46,23 @@ pub enum Port {
     Data,
 }
 
+/// How an emulator ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The machine switched itself off.
+    PowerOff,
+    /// Anything else, in words.
+    Broken(String),
+}
+
 /// A machine that was started.
 pub struct Machine {
     child: Child,
-    /// Whether a program does the CPU's work.
-    emulated: bool,
+    backend: Backend,
     started: Instant,
     ports: [(Port, File, File); 2],
     folder: PathBuf,
+    last_words: Option<&'static str>,
     ended: Option<ExitStatus>,
 }
 
@@ -60,10 +73,12 @@ impl Machine {
             backend,
             folder,
             mut command,
+            last_words,
         } = prepared;
+        // The reports first: what the console says after a report is then seen after it, too.
         let ports = [
-            open_port(&folder, Port::Console, "console")?,
             open_port(&folder, Port::Data, "data")?,
+            open_port(&folder, Port::Console, "console")?,
         ];
         if backend == Backend::None {
             // There is no emulator, and so no port: what programs say comes straight from them.
@@ -84,10 +99,11 @@ impl Machine {
             .with_context(|| format!("{:?} does not start", command.get_program()))?;
         Ok(Machine {
             child,
-            emulated: matches!(backend, Backend::Bochs | Backend::Tcg),
+            backend,
             started: Instant::now(),
             ports,
             folder,
+            last_words,
             ended: None,
         })
     }
@@ -98,6 +114,7 @@ impl Machine {
         const ROUND: Duration = Duration::from_millis(50);
         let until = Instant::now() + patience;
         loop {
+            interrupt::check()?;
             if self.ended.is_none() {
                 self.ended = self.child.try_wait()?;
             }
@@ -129,9 +146,26 @@ impl Machine {
         }
     }
 
-    /// Whether the emulator has ended (all output was returned before).
-    pub fn ended(&self) -> Option<ExitStatus> {
-        self.ended
+    /// How the emulator has ended, if it has (all output was returned before).
+    pub fn ended(&self) -> Option<End> {
+        let status = self.ended?;
+        let said = match self.last_words {
+            Some(_) => self
+                .said("bochs.log", |line| line.contains(">>PANIC<<"))
+                .pop(),
+            None => None,
+        };
+        Some(match (said, self.last_words) {
+            (Some(said), Some(words)) if said.contains(words) => End::PowerOff,
+            (Some(said), _) => End::Broken(said),
+            (None, None) if status.success() => End::PowerOff,
+            (None, _) => End::Broken(format!("the emulator ended: {status}")),
+        })
+    }
+
+    /// Whether there is a console of its own.
+    pub fn has_console(&self) -> bool {
+        self.backend != Backend::None
     }
 
     /// Time since power-on.
@@ -143,7 +177,7 @@ impl Machine {
     /// at least a quarter of the wall time, so that an emulator that stands still comes to its end.
     pub fn spent(&self) -> Duration {
         let wall = self.elapsed();
-        if !self.emulated {
+        if !matches!(self.backend, Backend::Bochs | Backend::Tcg) {
             return wall;
         }
         cpu_time(self.child.id()).unwrap_or(wall).max(wall / 4)
@@ -156,20 +190,28 @@ impl Machine {
 
     /// Complaints of the emulator itself.
     pub fn complaints(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        for name in ["bochs.log", "emulator.out"] {
-            // A log that is not there says nothing.
-            let text = fs::read(self.folder.join(name)).unwrap_or_default();
-            let text = String::from_utf8_lossy(&text).into_owned();
-            let telling = |line: &&str| line.contains("PANIC") || line.starts_with("qemu");
-            lines.extend(text.lines().filter(telling).map(String::from));
-        }
+        let telling = |line: &str| {
+            line.contains("PANIC") || line.starts_with("qemu") || line.starts_with("rkvm-init")
+        };
+        let mut lines = self.said("bochs.log", telling);
+        lines.extend(self.said("emulator.out", telling));
         lines.dedup();
         lines
     }
 
+    /// The lines of a log that tell something. One that is not there says nothing.
+    fn said(&self, log: &str, telling: impl Fn(&str) -> bool) -> Vec<String> {
+        let text = fs::read(self.folder.join(log)).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines = text.lines().filter(|line| telling(line));
+        lines.map(|line| line.trim().to_string()).collect()
+    }
+
     /// Ends the machine if it runs still. Keeps the logs, removes the rest.
     pub fn stop(&mut self) -> Result<()> {
+        if self.ended.is_none() && self.backend == Backend::None {
+            self.ended = self.ask_to_end()?;
+        }
         if self.ended.is_none() {
             self.child.kill()?;
             self.ended = Some(self.child.wait()?);
@@ -187,6 +229,26 @@ impl Machine {
             }
         }
         Ok(())
+    }
+}
+
+impl Machine {
+    /// Asks the first process on this host to end, which has a module to unload before.
+    fn ask_to_end(&mut self) -> Result<Option<ExitStatus>> {
+        const PATIENCE: Duration = Duration::from_secs(20);
+        const ROUND: Duration = Duration::from_millis(50);
+        let until = Instant::now() + PATIENCE;
+        kill(Pid::from_raw(self.child.id().try_into()?), Signal::SIGTERM)?;
+        while Instant::now() < until {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(Some(status));
+            }
+            std::thread::sleep(ROUND);
+        }
+        eprintln!(
+            "the tests on this host don't end: see whether rkvm is still loaded (rmmod rkvm)"
+        );
+        Ok(None)
     }
 }
 

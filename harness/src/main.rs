@@ -10,6 +10,8 @@ use anyhow::Result;
 use clap::Parser;
 use clap::Subcommand;
 
+use rkvm_harness::interrupt;
+
 mod bench;
 mod demo;
 mod shell;
@@ -36,14 +38,19 @@ enum Cmd {
 }
 
 fn main() -> ExitCode {
-    let outcome: Result<ExitCode> = match Cli::parse().command {
+    let command = Cli::parse().command;
+    run(command).unwrap_or_else(|e| {
+        eprintln!("rkvm-harness: {e:#}");
+        interrupt::came().map_or(ExitCode::from(125), interrupt::status)
+    })
+}
+
+fn run(command: Cmd) -> Result<ExitCode> {
+    interrupt::watch()?;
+    match command {
         Cmd::Shell(args) => shell::run(&args),
         Cmd::Test(args) => test::run(&args),
         Cmd::Run(args) => demo::run(&args),
         Cmd::Bench(args) => bench::run(&args),
-    };
-    outcome.unwrap_or_else(|e| {
-        eprintln!("rkvm-harness: {e:#}");
-        ExitCode::from(125)
-    })
+    }
 }

@@ -4,6 +4,7 @@
 //! how each task, and the machine itself, ended.
 
 use std::collections::VecDeque;
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,23 +14,29 @@ use crate::emulator;
 use crate::emulator::Config;
 use crate::emulator::Prepared;
 use crate::fileset::FileSet;
+use crate::interrupt;
+use crate::job::Complaints;
 use crate::job::Outcome;
 use crate::job::Report;
 use crate::job::Task;
+use crate::machine::End;
 use crate::machine::Machine;
 use crate::machine::Port;
 
 /// Last lines of the ports that are kept for the report of a hung machine.
 const KEPT_LINES: usize = 40;
+/// What a kernel says last.
+const GOODBYES: [&str; 2] = ["reboot: Power down", "reboot: Restarting system"];
+
 /// Time limits, in time that the machine spends ([`Machine::spent`]).
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// From power-on to the first process.
-    boot: Duration,
+    pub boot: Duration,
     /// For each task; the machine itself ends it earlier by its own clock if it can.
-    task: Duration,
-    /// Between two tasks, and after the machine said that it panics or that it is done.
-    pause: Duration,
+    pub task: Duration,
+    /// Between two tasks, and after the machine said that it panics; twice that after it was done.
+    pub pause: Duration,
 }
 
 impl Limits {
@@ -111,8 +118,14 @@ pub fn boot(
     tasks: &[Task],
     watch: &mut dyn FnMut(Line<'_>),
 ) -> Result<Boot> {
+    let folder = machine.folder.clone();
     let mut session = Session::new(limits, tasks);
-    session.follow(Machine::start(machine)?, watch)?;
+    let followed = session.follow(Machine::start(machine)?, watch);
+    if interrupt::came().is_some() {
+        // There is nothing to learn from a machine that somebody ended. What can't be removed stays.
+        let _ = fs::remove_dir_all(folder);
+    }
+    followed?;
     Ok(session.boot)
 }
 
@@ -125,6 +138,18 @@ pub fn replay(tasks: &[Task], data: &[u8], watch: &mut dyn FnMut(Line<'_>)) -> B
         session.boot.fate = Fate::Crashed("the kept results are cut short".into());
     }
     session.boot
+}
+
+/// A line of the console without the time that it begins with.
+fn without_time(line: &str) -> &str {
+    match line
+        .trim()
+        .strip_prefix('[')
+        .and_then(|line| line.split_once("] "))
+    {
+        Some((_, text)) => text,
+        None => line.trim(),
+    }
 }
 
 struct Session<'a> {
@@ -140,7 +165,12 @@ struct Session<'a> {
     /// What the machine is waited for, in words.
     awaited: String,
     done: bool,
+    /// The kernel said that it switches the machine off.
+    switched_off: bool,
     panic: Option<String>,
+    complaints: Complaints,
+    /// Complaints on the console since rkvm-init looks for them, too.
+    on_console: Vec<String>,
 }
 
 impl<'a> Session<'a> {
@@ -160,7 +190,10 @@ impl<'a> Session<'a> {
             now: Duration::ZERO,
             awaited: "to start its first process".into(),
             done: false,
+            switched_off: false,
             panic: None,
+            complaints: Complaints::default(),
+            on_console: Vec::new(),
         }
     }
 
@@ -171,12 +204,8 @@ impl<'a> Session<'a> {
             for (port, bytes) in machine.wait(left)? {
                 self.take(port, &bytes, machine.elapsed(), watch);
             }
-            if let Some(status) = machine.ended() {
-                if !self.done {
-                    let why = self.panic.take();
-                    let why = why.unwrap_or_else(|| format!("the emulator ended: {status}"));
-                    self.boot.fate = Fate::Crashed(why);
-                }
+            if let Some(end) = machine.ended() {
+                self.ended(end, machine.has_console());
                 break;
             }
             if machine.spent() >= self.deadline {
@@ -188,9 +217,41 @@ impl<'a> Session<'a> {
                 break;
             }
         }
+        self.complain_of_the_rest();
         self.boot.total = machine.elapsed();
         machine.complaints().iter().for_each(|line| self.keep(line));
         machine.stop()
+    }
+
+    /// Has the last task answer for what the console complained of and rkvm-init did not report: it came after that task, or
+    /// rkvm-init did not live to see it.
+    fn complain_of_the_rest(&mut self) {
+        let tasks = &mut self.boot.tasks;
+        for reported in tasks.iter().flat_map(|task| &task.kernel) {
+            // A record of several lines is one report.
+            let same = |line: &String| line.contains(reported) || reported.contains(line.as_str());
+            if let Some(at) = self.on_console.iter().position(same) {
+                self.on_console.remove(at);
+            }
+        }
+        if let Some(task) = tasks.last_mut() {
+            task.kernel.append(&mut self.on_console);
+        }
+    }
+
+    /// The emulator has ended: that is good if the machine was done with its tasks and switched the power off.
+    fn ended(&mut self, end: End, has_console: bool) {
+        let how = match end {
+            End::PowerOff if !self.done => Some("it powered off before it was done".into()),
+            End::PowerOff if has_console && !self.switched_off => {
+                Some("it ended before its kernel switched it off".into())
+            }
+            End::PowerOff => None,
+            End::Broken(how) => Some(how),
+        };
+        if let Some(why) = self.panic.take().or(how) {
+            self.boot.fate = Fate::Crashed(why);
+        }
     }
 
     fn take(
@@ -241,6 +302,10 @@ impl<'a> Session<'a> {
         if self.panic.is_none() && line.contains("Kernel panic - not syncing") {
             self.panic = Some(line.trim().to_string());
             self.deadline = self.now + self.limits.pause;
+        }
+        self.switched_off |= GOODBYES.iter().any(|words| line.contains(words));
+        if self.complaints.has(line) && self.boot.up.is_some() {
+            self.on_console.push(without_time(line).to_string());
         }
     }
 

@@ -25,6 +25,7 @@ use crate::emulator::Prepared;
 use crate::fileset::FileSet;
 use crate::guest;
 use crate::job::Device;
+use crate::interrupt;
 use crate::job::Task;
 use crate::kept;
 use crate::kernel;
@@ -126,6 +127,7 @@ pub fn run(
         loop {
             let group = lock(&queue).pop();
             let Some(group) = group else { return Ok(()) };
+            interrupt::check()?;
             shared.run_group(&group).with_context(|| {
                 let Needs { cpus, mem, .. } = group.needs;
                 format!("machine with {cpus} CPUs, {mem} MiB")
@@ -264,8 +266,11 @@ impl Shared<'_> {
         }
         let settled = logs.len();
         let mut good = boot.fate == Fate::Done;
-        for (log, test) in logs.into_iter().zip(tests) {
-            let finished = judge(test, group.device, log, &boot.fate);
+        for (number, (log, test)) in logs.into_iter().zip(tests).enumerate() {
+            // Whatever befell the machine, it did so in the last test that was begun or after it.
+            let last = number + 1 == settled;
+            let fate = if last { &boot.fate } else { &Fate::Done };
+            let finished = judge(test, group.device, log, fate);
             good &= finished.good();
             self.finish(&finished);
         }

@@ -105,9 +105,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         verbose: args.machine.verbose,
         failed: Vec::new(),
     };
-    let totals = suite::run(&paths, &options, &tests, jobs, &mut console)?;
+    let totals = suite::run(&paths, &options, &tests, jobs, &mut console);
     console.bar.finish_and_clear();
     console
+    let totals = totals?;
         .failed
         .iter()
         .for_each(|name| println!("failed: {name}"));

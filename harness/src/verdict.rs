@@ -62,23 +62,28 @@ impl Finished<'_> {
     }
 }
 
-/// Finds out whether a test is good, from how it ended and what it and the kernel said.
+/// Finds out whether a test is good, from how it ended, what it and the kernel said, and the fate of its machine up to the
+/// next test, or to the machine's end.
 pub fn judge<'a>(test: &'a Test, device: Device, log: TaskLog, fate: &Fate) -> Finished<'a> {
     let mut trouble = Vec::new();
     let mut ended = false;
-    match (&log.outcome, fate) {
-        (Some(Outcome::Exit(status)), _) => {
+    match &log.outcome {
+        Some(Outcome::Exit(status)) => {
             ended = true;
             if *status != 0 {
                 trouble.push(format!("exit status {status}"));
             }
         }
-        (Some(Outcome::Signal(signal)), _) => trouble.push(format!("killed by signal {signal}")),
-        (Some(Outcome::Timeout), _) => trouble.push("not done in its time".into()),
-        (Some(Outcome::NotRun(why)), _) => trouble.push(format!("not run: {why}")),
-        (None, Fate::Hung(why)) => trouble.push(format!("the machine hung: {why}")),
-        (None, Fate::Crashed(why)) => trouble.push(format!("the machine crashed: {why}")),
-        (None, Fate::Done) => trouble.push("the machine powered off".into()),
+        Some(Outcome::Signal(signal)) => trouble.push(format!("killed by signal {signal}")),
+        Some(Outcome::Timeout) => trouble.push("not done in its time".into()),
+        Some(Outcome::NotRun(why)) => trouble.push(format!("not run: {why}")),
+        None if *fate == Fate::Done => trouble.push("the machine powered off".into()),
+        None => {}
+    }
+    match fate {
+        Fate::Hung(why) => trouble.push(format!("the machine hung: {why}")),
+        Fate::Crashed(why) => trouble.push(format!("the machine crashed: {why}")),
+        Fate::Done => {}
     }
     for line in &log.kernel {
         trouble.push(format!("kernel: {line}"));
@@ -180,6 +185,22 @@ mod tests {
             &["WARNING: CPU: 0"],
         );
         assert_eq!(totals(log, &Fate::Done).failed, 1);
+    }
+
+    #[test]
+    fn a_machine_that_fails_after_a_good_test_fails_it() {
+        for fate in [
+            Fate::Hung("powering off took too long".into()),
+            Fate::Crashed("panic".into()),
+        ] {
+            let log = log(Some(Outcome::Exit(0)), "ok 1 - a\n1..1", &[]);
+            let want = Totals {
+                passed: 1,
+                failed: 1,
+                skipped: 0,
+            };
+            assert_eq!(totals(log, &fate), want);
+        }
     }
 
     #[test]

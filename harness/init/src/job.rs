@@ -10,6 +10,10 @@
 
 use std::fmt;
 
+mod complaints;
+
+pub use complaints::Complaints;
+
 /// Starts every line that rkvm-init itself writes. Programs don't print this byte.
 pub const MARK: char = '\x01';
 

@@ -39,39 +39,11 @@ use nix::sys::wait::WaitPidFlag;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 
+use rkvm_job::Complaints;
 use rkvm_job::Device;
 use rkvm_job::Outcome;
 use rkvm_job::Report;
 use rkvm_job::Task;
-
-/// What a sound kernel does not say.
-const COMPLAINTS: [&str; 25] = [
-    "WARNING:",
-    "BUG:",
-    "BUG ",
-    "kernel BUG at",
-    "Oops",
-    "KASAN",
-    "KCSAN",
-    "UBSAN",
-    "ODEBUG",
-    "kmemleak:",
-    "refcount_t:",
-    "Call Trace:",
-    "general protection fault",
-    "unable to handle",
-    "possible recursive locking",
-    "possible circular locking",
-    "inconsistent lock state",
-    "suspicious RCU usage",
-    "scheduling while atomic",
-    "sleeping function called",
-    "list_add corruption",
-    "list_del corruption",
-    "unchecked MSR access",
-    "blocked for more than",
-    "rcu: INFO:",
-];
 
 /// The instruction count on Bochs, the cycle count elsewhere.
 fn ticks() -> u64 {
@@ -79,20 +51,36 @@ fn ticks() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
+/// Seconds that something may take to end.
+const PATIENCE: u32 = 3;
+
 struct Init {
     data: File,
     kmsg: File,
-    children: SignalFd,
+    complaints: Complaints,
+    /// Children that end, and whoever wants this process to end.
+    signals: SignalFd,
     loaded: Option<Device>,
+    /// There is no machine that ends with this process: it is one of this host's.
+    on_host: bool,
+    stop: Stop,
+}
+
+/// Whether a signal ends the tasks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    No,
+    /// It came: nothing more is begun.
+    Asked,
+    /// What is begun now has to be done in any case.
+    Never,
 }
 
 fn main() {
     let ticks = ticks();
     if std::env::args().nth(1).as_deref() == Some("--host") {
         // No machine: the harness has unpacked the files and changed into them.
-        // Another first process may come after this one: it finds the host as this one did.
-        let run = |mut init: Init| init.run(ticks).and(init.unload());
-        if let Err(e) = Init::on_host().and_then(run) {
+        if let Err(e) = Init::on_host().and_then(|mut init| init.run(ticks)) {
             eprintln!("rkvm-init: {e:#}");
             std::process::exit(1);
         }
@@ -124,7 +112,8 @@ fn main() {
 impl Init {
     /// Reports on the standard output.
     fn on_host() -> Result<Init> {
-        Init::new(File::from(std::io::stdout().as_fd().try_clone_to_owned()?))
+        let data = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+        Init::new(data, true)
     }
 
     /// Mounts what programs expect and reports on the second serial port.
@@ -154,10 +143,10 @@ impl Init {
             .args(stty)
             .status()
             .context("running stty")?;
-        Init::new(data)
+        Init::new(data, false)
     }
 
-    fn new(data: File) -> Result<Init> {
+    fn new(data: File, on_host: bool) -> Result<Init> {
         // Programs start where this one is and are found where it finds them. Had each a folder or a PATH of its own, std
         // would need sockets to start them by, which not every kernel has.
         std::env::set_current_dir("/root")?;
@@ -167,36 +156,64 @@ impl Init {
             .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
             .open("/dev/kmsg")?;
         new_records(&mut kmsg);
-        let mut mask = SigSet::empty();
-        mask.add(Signal::SIGCHLD);
+        let mask = signals();
         mask.thread_block()?;
-        let children = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
         Ok(Init {
             data,
             kmsg,
-            children,
+            complaints: Complaints::default(),
+            signals,
             loaded: None,
+            on_host,
+            stop: Stop::No,
         })
     }
 
     fn run(&mut self, ticks: u64) -> Result<()> {
         self.report(&Report::Up(ticks))?;
+        let ran = self.run_tasks();
+        if self.on_host {
+            // Whoever comes next finds the host as it was, whatever happened.
+            self.stop = Stop::Never;
+            self.unload_all().context("a module stays loaded")?;
+        }
+        if let Some(last) = ran?.checked_sub(1) {
+            self.report_complaints(last)?;
+        }
+        self.report(&Report::Done)
+    }
+
+    /// Runs the tasks and gives their number.
+    fn run_tasks(&mut self) -> Result<usize> {
         let job = fs::read_to_string("/job").context("reading /job")?;
-        for (number, task) in job.lines().filter_map(Task::parse).enumerate() {
+        let tasks: Vec<Task> = job.lines().filter_map(Task::parse).collect();
+        for (number, task) in tasks.iter().enumerate() {
             self.report(&Report::Begin(number))?;
             let before = self::ticks();
             let outcome = match self.make_ready(task.device) {
-                Ok(()) => self.execute(&task),
+                Ok(()) => self.execute(task),
                 Err(e) => Outcome::NotRun(format!("{e:#}").replace('\n', "; ")),
             };
             // A suspended machine begins to count anew.
             let spent = self::ticks().saturating_sub(before);
-            for line in complaints(new_records(&mut self.kmsg)) {
-                self.report(&Report::Kernel(number, line))?;
+            self.report_complaints(number)?;
+            if self.stop == Stop::Asked {
+                anyhow::bail!("a signal ended the tasks");
             }
             self.report(&Report::End(number, outcome, spent))?;
         }
-        self.report(&Report::Done)
+        Ok(tasks.len())
+    }
+
+    /// Reports what the kernel has complained of since the last time, on account of one task.
+    fn report_complaints(&mut self, number: usize) -> Result<()> {
+        for line in new_records(&mut self.kmsg) {
+            if self.complaints.has(&line) {
+                self.report(&Report::Kernel(number, line))?;
+            }
+        }
+        Ok(())
     }
 
     fn report(&mut self, report: &Report) -> Result<()> {
@@ -227,14 +244,43 @@ impl Init {
 
     /// Unloads the module that is loaded.
     fn unload(&mut self) -> Result<()> {
-        let commands: &[&[&str]] = match self.loaded {
-            Some(Device::Rkvm) => &[&["rmmod", "rkvm"]],
-            Some(Device::Kvm) => &[&["rmmod", "kvm_intel"], &["rmmod", "kvm"]],
+        let names: &[&str] = match self.loaded {
+            Some(Device::Rkvm) => &["rkvm"],
+            Some(Device::Kvm) => &["kvm_intel", "kvm"],
             _ => &[],
         };
-        commands.iter().try_for_each(|command| self.tool(command))?;
+        names.iter().try_for_each(|name| self.remove(name))?;
         self.loaded = None;
         Ok(())
+    }
+
+    /// Unloads all that tests may have loaded, however far they got.
+    fn unload_all(&mut self) -> Result<()> {
+        // A kernel without modules has no such file.
+        let modules = fs::read_to_string("/proc/modules").unwrap_or_default();
+        for name in ["rkvm", "kvm_intel", "kvm"] {
+            if modules
+                .lines()
+                .any(|line| line.split(' ').next() == Some(name))
+            {
+                self.remove(name)?;
+            }
+        }
+        self.loaded = None;
+        Ok(())
+    }
+
+    /// Unloads a module. What was killed a moment ago may still have its device open.
+    fn remove(&mut self, name: &str) -> Result<()> {
+        let mut removed = self.tool(&["rmmod", name]);
+        for _ in 0..PATIENCE {
+            if removed.is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_secs(1));
+            removed = self.tool(&["rmmod", name]);
+        }
+        removed
     }
 
     /// Runs a program that must succeed.
@@ -273,8 +319,7 @@ impl Init {
             .process_group(0);
         // A program is born with the mask of who starts it, and a shell that does not see SIGCHLD waits for ever. A
         // signal that comes meanwhile is no loss: waiting begins with a look at who has ended.
-        let mut mask = SigSet::empty();
-        mask.add(Signal::SIGCHLD);
+        let mask = signals();
         mask.thread_unblock()?;
         let child = command.spawn();
         mask.thread_block()?;
@@ -303,10 +348,17 @@ impl Init {
                 return self.end_group(pid, Outcome::Timeout);
             }
             let millis = u16::try_from(left.as_millis() + 1).unwrap_or(u16::MAX);
-            let mut fds = [PollFd::new(self.children.as_fd(), PollFlags::POLLIN)];
+            let mut fds = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
             // An interrupted or early end only means one more round.
             let _ = poll(&mut fds, millis);
-            let _ = self.children.read_signal();
+            while let Ok(Some(signal)) = self.signals.read_signal() {
+                if signal.ssi_signo != Signal::SIGCHLD as u32 && self.stop == Stop::No {
+                    self.stop = Stop::Asked;
+                }
+            }
+            if self.stop == Stop::Asked {
+                return self.end_group(pid, Outcome::NotRun("a signal ended it".into()));
+            }
         }
     }
 
@@ -314,24 +366,25 @@ impl Init {
     fn end_group(&mut self, pid: Pid, outcome: Outcome) -> Outcome {
         // ESRCH: nothing was left.
         let _ = killpg(pid, Signal::SIGKILL);
+        // One that hangs in the kernel does not end.
+        for _ in 0..PATIENCE * 10 {
+            match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) => std::thread::sleep(Duration::from_millis(100)),
+                _ => break,
+            }
+        }
         outcome
     }
 }
 
-/// The lines that a sound kernel does not say. One that has no memory for a program shows its stack, as does one that has
-/// a bug.
-fn complaints(lines: Vec<String>) -> Vec<String> {
-    let mut short = false;
-    let wrong = |line: &String| {
-        if line.contains("vmalloc error: ") || line.contains("page allocation failure: ") {
-            short = true;
-        }
-        if line.contains("Call Trace:") && std::mem::take(&mut short) {
-            return false;
-        }
-        COMPLAINTS.iter().any(|word| line.contains(word))
-    };
-    lines.into_iter().filter(wrong).collect()
+/// What this process waits for. SIGHUP and the like come from the harness, or from its terminal.
+fn signals() -> SigSet {
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGCHLD);
+    mask.add(Signal::SIGHUP);
+    mask.add(Signal::SIGINT);
+    mask.add(Signal::SIGTERM);
+    mask
 }
 
 /// Lines of the kernel's log that came since the last call, without their prefix.
@@ -350,23 +403,5 @@ fn new_records(kmsg: &mut File) -> Vec<String> {
             Err(e) if e.kind() == ErrorKind::BrokenPipe => {}
             Err(_) => return lines,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lack_of_memory_is_no_complaint() {
-        let said = |lines: &[&str]| complaints(lines.iter().map(|line| line.to_string()).collect());
-        let short = "a: vmalloc error: size 8, vm_struct allocation failed";
-        assert!(said(&[short, "CPU: 0", "Call Trace:"]).is_empty());
-        assert_eq!(said(&["CPU: 0", "Call Trace:"]), ["Call Trace:"]);
-        let bug = "BUG: KASAN: use-after-free";
-        assert_eq!(
-            said(&[short, "Call Trace:", bug, "Call Trace:"]),
-            [bug, "Call Trace:"]
-        );
     }
 }

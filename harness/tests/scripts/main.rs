@@ -14,22 +14,22 @@ use std::process::Output;
 use rkvm_harness::paths::new_folder;
 
 /// A folder with stand-ins, which comes first in PATH.
-pub struct Scratch(pub PathBuf);
+struct Scratch(PathBuf);
 
 impl Scratch {
-    pub fn new() -> Scratch {
+    fn new() -> Scratch {
         Scratch(new_folder(&std::env::temp_dir(), "scripts").unwrap())
     }
 
     /// A program of the given name.
-    pub fn program(&self, name: &str, text: &str) {
+    fn program(&self, name: &str, text: &str) {
         let path = self.0.join(name);
         fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
     /// A command that is run in the checkout.
-    pub fn command(&self, program: &str, args: &[&str]) -> Command {
+    fn command(&self, program: &str, args: &[&str]) -> Command {
         let path = std::env::var("PATH").unwrap();
         let mut command = Command::new(program);
         command
@@ -47,10 +47,10 @@ impl Drop for Scratch {
     }
 }
 
-pub fn checkout() -> &'static Path {
+fn checkout() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
-pub fn text(output: &Output) -> String {
+fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
