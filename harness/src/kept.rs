@@ -16,6 +16,8 @@ use anyhow::Result;
 use crate::emulator;
 use crate::emulator::Backend;
 use crate::emulator::Prepared;
+use crate::kernel;
+use crate::tidy;
 
 /// Where the results of a machine are kept. `None` if it would not do the same once more: where it is not emulated, it
 /// is made of the processor and the kernel of this host, too.
@@ -27,6 +29,34 @@ pub fn place(cache: &Path, machine: &Prepared) -> Result<Option<PathBuf>> {
     let folder = cache.join("reference");
     fs::create_dir_all(&folder)?;
     Ok(Some(folder.join(format!("{name:016x}"))))
+}
+
+/// What begins a file of results, before their length and sum.
+const MAGIC: &str = "rkvm-results-1";
+
+/// Keeps results.
+pub fn store(path: &Path, results: &[u8]) -> Result<()> {
+    kernel::store(path, &[header(results).as_bytes(), results].concat())
+}
+
+/// The results that are kept at a place. None if there are none, or not all of what was stored, which then goes.
+pub fn read(path: &Path) -> Option<Vec<u8>> {
+    let bytes = fs::read(path).ok()?;
+    let end = bytes.iter().position(|byte| *byte == b'\n');
+    let (head, results) = bytes.split_at(end.map_or(0, |end| end + 1));
+    if head != header(results).as_bytes() {
+        // If it can't be removed, it is no better the next time.
+        let _ = fs::remove_file(path);
+        return None;
+    }
+    tidy::used(path);
+    Some(results.to_vec())
+}
+
+fn header(results: &[u8]) -> String {
+    let mut hasher = DefaultHasher::new();
+    results.hash(&mut hasher);
+    format!("{MAGIC} {} {:016x}\n", results.len(), hasher.finish())
 }
 
 /// Tells machines apart by their emulator and the files in `folder`.
@@ -61,6 +91,7 @@ mod tests {
             backend: Backend::Bochs,
             folder,
             command: Command::new("true"),
+            last_words: None,
         }
     }
 
@@ -91,7 +122,26 @@ mod tests {
         }
     }
 
-            last_words: None,
+    #[test]
+    fn results_that_are_not_whole_are_none() {
+        let folder = new_folder(&std::env::temp_dir(), "results").unwrap();
+        let path = folder.join("results");
+        let results = b"ok 1 - a\n1..1\ndone\n";
+        assert_eq!(read(&path), None);
+        store(&path, results).unwrap();
+        assert_eq!(read(&path).as_deref(), Some(&results[..]));
+        let whole = fs::read(&path).unwrap();
+        let mut changed = whole.clone();
+        changed[whole.len() - 3] ^= 1;
+        let cut = (0..whole.len()).map(|length| whole[..length].to_vec());
+        for bytes in cut.chain([changed, results.to_vec(), [&whole[..], b"more"].concat()]) {
+            fs::write(&path, &bytes).unwrap();
+            assert_eq!(read(&path), None, "{} bytes", bytes.len());
+            assert!(!path.exists());
+        }
+        fs::remove_dir_all(folder).unwrap();
+    }
+
     #[test]
     fn nothing_is_kept_of_a_machine_that_this_host_is_a_part_of() {
         let cache = Path::new("/nowhere");

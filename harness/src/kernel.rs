@@ -16,6 +16,7 @@ use anyhow::Context;
 use anyhow::Result;
 
 use crate::paths::new_folder;
+use crate::tidy;
 
 /// Magic bytes of the compressed payload and the program that unpacks it.
 const UNPACKERS: [(&[u8], &[&str]); 5] = [
@@ -34,6 +35,7 @@ pub fn vmlinux(vmlinuz: &Path, cache: &Path) -> Result<PathBuf> {
     fs::create_dir_all(&images)?;
     let path = images.join(format!("vmlinux-{}-{changed}", meta.len()));
     if path.exists() {
+        tidy::used(&path);
         return Ok(path);
     }
     let image = fs::read(vmlinuz)?;
@@ -47,7 +49,13 @@ pub fn store(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().context("a file needs a folder")?;
     let own = new_folder(folder, "part")?;
     let part = own.join("part");
-    fs::write(&part, bytes).with_context(|| format!("writing {}", part.display()))?;
+    let write = || -> std::io::Result<()> {
+        let mut file = fs::File::create(&part)?;
+        file.write_all(bytes)?;
+        // A name that outlives a power failure is that of a whole file.
+        file.sync_all()
+    };
+    write().with_context(|| format!("writing {}", part.display()))?;
     fs::rename(&part, path)?;
     fs::remove_dir(own)?;
     Ok(())

@@ -22,6 +22,7 @@ pub mod paths;
 pub mod session;
 pub mod suite;
 pub mod tap;
+pub mod tidy;
 pub mod verdict;
 
 pub use rkvm_job as job;

@@ -11,6 +11,8 @@ use clap::Parser;
 use clap::Subcommand;
 
 use rkvm_harness::interrupt;
+use rkvm_harness::paths::Paths;
+use rkvm_harness::tidy;
 
 mod bench;
 mod demo;
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
 
 fn run(command: Cmd) -> Result<ExitCode> {
     interrupt::watch()?;
+    tidy::tidy(&Paths::find()?.cache);
     match command {
         Cmd::Shell(args) => shell::run(&args),
         Cmd::Test(args) => test::run(&args),

@@ -28,7 +28,6 @@ use crate::job::Device;
 use crate::interrupt;
 use crate::job::Task;
 use crate::kept;
-use crate::kernel;
 use crate::paths::new_folder;
 use crate::paths::Paths;
 use crate::session;
@@ -203,10 +202,13 @@ impl Shared<'_> {
         let images = (self.options.vmlinux.as_path(), image);
         let machine = session::prepare(config, images, &tasks, &folder)?;
         let place = self.place(group, &machine)?;
-        let kept = place.as_ref().and_then(|path| fs::read(path).ok());
-        let (settled, good) = if let Some(data) = kept {
+        let kept = place.as_ref().and_then(|path| kept::read(path));
+        let kept = kept.map(|data| session::replay(&tasks, &data, &mut |_| {}));
+        // Only good results are kept; what is good may have changed since.
+        let kept = kept.filter(|boot| all_good(tests, group.device, boot));
+        let (settled, good) = if let Some(boot) = kept {
             lock(&self.watcher).kept(group);
-            self.settle(group, tests, session::replay(&tasks, &data, &mut |_| {}))
+            self.settle(group, tests, boot)
         } else if Instant::now() >= self.options.deadline {
             self.give_up(group, tests)
         } else {
@@ -216,7 +218,7 @@ impl Shared<'_> {
             lock(&self.watcher).ended(group, &boot, &folder);
             let (settled, good) = self.settle(group, tests, boot);
             if let (true, Some(path)) = (good && settled == tests.len(), place) {
-                kernel::store(&path, &fs::read(folder.join("data.log"))?)?;
+                kept::store(&path, &fs::read(folder.join("data.log"))?)?;
             }
             (settled, good)
         };
@@ -294,6 +296,15 @@ impl Shared<'_> {
 }
 
 fn machine_for(needs: &Needs, usual: &Config) -> Config {
+/// Whether a boot ran all of its tests, and well.
+fn all_good(tests: &[&Test], device: Device, boot: &Boot) -> bool {
+    let good =
+        |(test, log): (&&Test, &TaskLog)| judge(test, device, log.clone(), &Fate::Done).good();
+    boot.fate == Fate::Done
+        && boot.tasks.len() == tests.len()
+        && tests.iter().zip(&boot.tasks).all(good)
+}
+
     let mut config = usual.clone();
     config.backend = needs.backend(usual.backend);
     config.cpus = needs.cpus;
