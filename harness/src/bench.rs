@@ -45,7 +45,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let checkout = std::env::current_dir()?;
     let mut set = FileSet::base(&paths)?;
     contents::add_kernel_modules(&mut set, &paths)?;
-    contents::add_module(&mut set, &paths, &checkout.join(&args.module))?;
+    let module = checkout.join(&args.module);
+    args.machine.check_host(&module)?;
+    contents::add_module(&mut set, &paths, &module, args.machine.vm)?;
     let mut argv = vec!["/usr/bin/rkvm-bench".to_string()];
     contents::add_named(&mut set, &paths, &checkout, &argv[0])?;
     argv.extend(args.names.iter().cloned());

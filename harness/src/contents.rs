@@ -12,7 +12,9 @@ use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
 
+use crate::emulator::Backend;
 use crate::fileset::FileSet;
+use crate::host;
 use crate::paths::new_folder;
 use crate::paths::Paths;
 
@@ -44,14 +46,29 @@ pub fn add_kernel_modules(set: &mut FileSet, paths: &Paths) -> Result<()> {
     set.modules(paths, &["kvm_intel".into(), "zram".into()])
 }
 
-/// Adds the module under test.
-pub fn add_module(set: &mut FileSet, paths: &Paths, module: &Path) -> Result<()> {
+/// Adds the module under test, if it is for the kernel of that machine.
+pub fn add_module(set: &mut FileSet, paths: &Paths, module: &Path, backend: Backend) -> Result<()> {
     ensure!(
         module.exists(),
         "no {} (make modules builds it)",
         module.display()
     );
-    set.bytes("/rkvm.ko", 0o644, stripped(module, paths)?);
+    let mut bytes = fs::read(module)?;
+    // A signature is one of the whole file.
+    if !host::is_signed(&bytes) {
+        bytes = stripped(module, paths)?;
+    }
+    let release = match backend {
+        Backend::None => host::release()?,
+        _ => paths.release.clone(),
+    };
+    let built = host::built_for(&bytes).context("the module does not say what kernel it is for")?;
+    ensure!(
+        built == release,
+        "{} is for the kernel {built}, the machine's is {release}: make modules, without KDIR, builds it for that",
+        module.display()
+    );
+    set.bytes("/rkvm.ko", 0o644, bytes);
     Ok(())
 }
 

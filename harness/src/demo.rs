@@ -49,7 +49,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let checkout = std::env::current_dir()?;
     let mut set = FileSet::base(&paths)?;
     contents::add_kernel_modules(&mut set, &paths)?;
-    contents::add_module(&mut set, &paths, &checkout.join(&args.module))?;
+    let module = checkout.join(&args.module);
+    args.machine.check_host(&module)?;
+    contents::add_module(&mut set, &paths, &module, args.machine.vm)?;
     guest::add(&mut set, &paths, "guest")?;
     let script = format!(
         "echo \"HOST: $(uname -r), $RKVM_DEV:\"; ls -l $RKVM_DEV; dmesg | grep rkvm:\n\
@@ -98,13 +100,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     std::fs::remove_dir_all(&folder)?;
     let outcome = boot.tasks.first().and_then(|task| task.outcome.clone());
-    if outcome == Some(Outcome::Exit(0)) && done {
-        println!("a second Linux booted on rkvm, worked and powered off");
     let complaints = boot.tasks.first().map_or(0, |task| task.kernel.len());
     if complaints != 0 {
         println!("the host's kernel complained {complaints} times, see above");
         return Ok(ExitCode::FAILURE);
     }
+    if outcome == Some(Outcome::Exit(0)) && done {
+        println!("a second Linux booted on rkvm, worked and powered off");
         return Ok(ExitCode::SUCCESS);
     }
     let how = outcome.map_or("nothing".into(), |outcome| outcome.to_string());

@@ -14,6 +14,7 @@ pub mod elf;
 pub mod emulator;
 pub mod fileset;
 pub mod guest;
+pub mod host;
 pub mod interrupt;
 pub mod kept;
 pub mod kernel;

@@ -14,6 +14,7 @@ use rkvm_harness::emulator::Backend;
 use rkvm_harness::emulator::Config;
 use rkvm_harness::fileset::FileSet;
 use rkvm_harness::guest;
+use rkvm_harness::host;
 use rkvm_harness::job::Device;
 use rkvm_harness::job::Outcome;
 use rkvm_harness::job::Report;
@@ -75,6 +76,16 @@ impl MachineArgs {
             debug: paths.debug,
             append: self.append.clone(),
         }
+    }
+
+    /// If there is to be no machine, looks whether this host can do its work.
+    pub fn check_host(&self, module: &Path) -> Result<()> {
+        if self.vm != Backend::None {
+            return Ok(());
+        }
+        let module = std::fs::read(module)
+            .with_context(|| format!("no {} (make KDIR=... builds it)", module.display()))?;
+        host::check(Path::new("/"), host::is_root(), &module)
     }
 
     /// The kernel that is booted, as vmlinux.

@@ -20,12 +20,13 @@ use anyhow::Result;
 use crate::catalog::Needs;
 use crate::catalog::Test;
 use crate::contents;
+use crate::emulator::Backend;
 use crate::emulator::Config;
 use crate::emulator::Prepared;
 use crate::fileset::FileSet;
 use crate::guest;
-use crate::job::Device;
 use crate::interrupt;
+use crate::job::Device;
 use crate::job::Task;
 use crate::kept;
 use crate::paths::new_folder;
@@ -161,8 +162,8 @@ struct Shared<'a> {
 
 impl Shared<'_> {
     fn run_group(&self, group: &Group<'_>) -> Result<()> {
-        let image = self.image(group)?;
         let config = machine_for(group.needs, &self.options.machine);
+        let image = self.image(group, config.backend)?;
         let mut first = 0;
         while first < group.tests.len() {
             first += self.run_machine(group, first, &config, &image)?;
@@ -171,12 +172,12 @@ impl Shared<'_> {
     }
 
     /// The initramfs of a group's machines.
-    fn image(&self, group: &Group<'_>) -> Result<Vec<u8>> {
+    fn image(&self, group: &Group<'_>, backend: Backend) -> Result<Vec<u8>> {
         let Shared { paths, options, .. } = self;
         let mut set = FileSet::base(paths)?;
         contents::add_kernel_modules(&mut set, paths)?;
         if group.device != Device::Kvm {
-            contents::add_module(&mut set, paths, &options.module)?;
+            contents::add_module(&mut set, paths, &options.module, backend)?;
         }
         for name in &group.needs.files {
             guest::add(&mut set, paths, name)?;
@@ -295,7 +296,6 @@ impl Shared<'_> {
     }
 }
 
-fn machine_for(needs: &Needs, usual: &Config) -> Config {
 /// Whether a boot ran all of its tests, and well.
 fn all_good(tests: &[&Test], device: Device, boot: &Boot) -> bool {
     let good =
@@ -305,6 +305,7 @@ fn all_good(tests: &[&Test], device: Device, boot: &Boot) -> bool {
         && tests.iter().zip(&boot.tasks).all(good)
 }
 
+fn machine_for(needs: &Needs, usual: &Config) -> Config {
     let mut config = usual.clone();
     config.backend = needs.backend(usual.backend);
     config.cpus = needs.cpus;
