@@ -27,25 +27,54 @@ die() {
 	exit 1
 }
 
+# background COMMAND...: starts a command as a process group of its own, whose number is $job. A signal that ends this script
+# ends the whole group before, which a shell alone does not do.
+background() {
+	local signal
+	set -m
+	"$@" &
+	job=$!
+	set +m
+	for signal in INT TERM HUP; do
+		# shellcheck disable=SC2064
+		trap "end_background $job $signal" $signal
+	done
+}
+
+end_background() {
+	trap '' INT TERM HUP
+	kill -s TERM -- "-$1" 2>/dev/null || true
+	wait "$1" 2>/dev/null || true
+	trap - "$2"
+	kill -s "$2" "$BASHPID"
+}
+
+# foreground: waits for that command and has its status.
+foreground() {
+	local status=0
+	wait "$job" || status=$?
+	trap - INT TERM HUP
+	return $status
+}
+
 # step NAME ADVICE COMMAND...: runs the command with its output in a log, says every now and then that it is
 # still at it, and on failure shows the end of the log and the advice.
 step() {
-	local name=$1 advice=$2 log pid began status=0 next
+	local name=$1 advice=$2 log began status=0 next job
 	shift 2
 	log=$RKVM_CACHE/log/${name//[^A-Za-z0-9]/-}.log
 	say "$name ..."
 	began=$(date +%s)
-	"$@" >"$log" 2>&1 </dev/null &
-	pid=$!
+	background "$@" >"$log" 2>&1 </dev/null
 	next=20
-	while kill -0 "$pid" 2>/dev/null; do
+	while kill -0 "$job" 2>/dev/null; do
 		sleep 0.2
 		if [ $(($(date +%s) - began)) -ge $next ]; then
 			next=$((next + 20))
 			say "$name: $(tail -n 1 "$log" | tr -d '\0\r' | cut -c 1-100)"
 		fi
 	done
-	wait "$pid" || status=$?
+	foreground || status=$?
 	if [ $status != 0 ]; then
 		tail -n 30 "$log" | sed 's/^/    | /' >&2
 		say "step \"$name\" failed with status $status; all of its output: ${RKVM_CACHE_OUTSIDE:-$RKVM_CACHE}${log#"$RKVM_CACHE"}" >&2

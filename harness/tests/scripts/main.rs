@@ -3,6 +3,7 @@
 //! The shell scripts around the harness, with stand-ins for what they call.
 
 mod ci;
+mod step;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -88,6 +88,43 @@ impl Write for Lines {
 /// The settings of the terminal, put back when this is dropped.
 pub struct Terminal(Option<libc::termios>);
 
+/// Signals that end the VMM from outside, Ctrl-C among them.
+const ENDS: [libc::c_int; 3] = [libc::SIGHUP, libc::SIGINT, libc::SIGTERM];
+
+/// Puts the terminal back before such a signal ends the process. To be called while there is no other thread.
+pub fn restore_on_signals() {
+    // SAFETY: sets and actions of zeros are valid memory, and the calls only write to them.
+    let set = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        for signal in ENDS {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            libc::sigaction(signal, std::ptr::null(), &mut action);
+            // What nohup or a shell has this process ignore ends nothing.
+            if action.sa_sigaction != libc::SIG_IGN {
+                libc::sigaddset(&mut set, signal);
+            }
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+        set
+    };
+    let settings = settings();
+    // Without the thread the signals are only blocked: then they had better end the process as they are.
+    let waiting = std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            let mut signal = 0;
+            // SAFETY: the pointers are to live objects.
+            while unsafe { libc::sigwait(&set, &mut signal) } != 0 {}
+            drop(Terminal(settings));
+            std::process::exit(128 + signal);
+        });
+    if waiting.is_err() {
+        // SAFETY: the set is valid.
+        unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut()) };
+    }
+}
+
 /// Makes the terminal raw and feeds what is typed to COM1.
 pub fn start(devices: Arc<Devices>) -> Terminal {
     let terminal = Terminal(raw_mode());
@@ -103,14 +140,18 @@ pub fn start(devices: Arc<Devices>) -> Terminal {
     terminal
 }
 
-/// Signal keys and newlines go to the guest as they are; `None` when stdin is no terminal.
-fn raw_mode() -> Option<libc::termios> {
+/// The terminal's settings; `None` when stdin is no terminal.
+fn settings() -> Option<libc::termios> {
     // SAFETY: a termios of zeros is valid, and is filled in by tcgetattr.
-    let mut old: libc::termios = unsafe { std::mem::zeroed() };
+    let mut settings: libc::termios = unsafe { std::mem::zeroed() };
     // SAFETY: the pointer is to a live termios.
-    if unsafe { libc::tcgetattr(0, &mut old) } != 0 {
-        return None;
-    }
+    (unsafe { libc::tcgetattr(0, &mut settings) } == 0).then_some(settings)
+}
+
+/// Keys and newlines go to the guest as they are and at once, but for Ctrl-C and the like, which end the VMM. Gives the
+/// settings from before.
+fn raw_mode() -> Option<libc::termios> {
+    let old = settings()?;
     let mut raw = old;
     raw.c_lflag &= !(libc::ICANON | libc::ECHO);
     raw.c_iflag &= !libc::ICRNL;

@@ -55,6 +55,7 @@ struct Args {
 
 fn main() {
     let args = Args::parse();
+    console::restore_on_signals();
     let config = Config {
         kernel: args.kernel,
         initrd: args.initrd,
