@@ -9,7 +9,7 @@
 # with KDIR=... any kernel >= 7.2 with CONFIG_RUST=y, by the tool chain of this machine.
 ifdef KDIR
 kbuild := $(MAKE) -C $(KDIR) M=$(CURDIR)
-prepare :=
+prepare := check-kdir
 else
 kbuild := scripts/kbuild
 prepare := setup
@@ -25,10 +25,14 @@ V ?= 0
 export VM V FLAVOUR RKVM_CACHE KDIR
 
 .DEFAULT_GOAL := modules
-.PHONY: setup modules modules_install clean help rust-analyzer docs host images run check gates test host-test bench fuzz
+.PHONY: setup check-kdir modules modules_install clean help rust-analyzer docs host images run check gates test host-test bench fuzz
 
 setup:
 	@scripts/setup
+
+# Says in words what kbuild would stumble over.
+check-kdir:
+	@scripts/check-kdir "$(KDIR)"
 
 modules: $(prepare)
 	@$(kbuild) modules
@@ -38,9 +42,8 @@ modules_install: INSTALL_KDIR := $(or $(KDIR),/lib/modules/$(shell uname -r)/bui
 modules_install:
 	$(MAKE) -C $(INSTALL_KDIR) M=$(CURDIR) modules_install
 
-clean: $(prepare)
-	@$(kbuild) clean
-	@rm -f rust-project.json
+clean:
+	@scripts/clean
 
 rust-analyzer: $(prepare)
 	@$(kbuild) rust-analyzer

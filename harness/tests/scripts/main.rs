@@ -3,6 +3,8 @@
 //! The shell scripts around the harness, with stand-ins for what they call.
 
 mod ci;
+mod clean;
+mod kdir;
 mod step;
 
 use std::fs;
