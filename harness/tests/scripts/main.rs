@@ -6,6 +6,7 @@ mod ci;
 mod clean;
 mod kdir;
 mod step;
+mod tap;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
