@@ -60,8 +60,10 @@ noinstr bool rkvm_enter_guest(struct rkvm_entry *entry)
 	if (unlikely(failed)) {
 		entry->exit_reason = vmread(VM_INSTRUCTION_ERROR);
 	} else {
-		entry->flags |= RKVM_ENTER_RESUME;
 		entry->exit_reason = vmread(VM_EXIT_REASON);
+		/* An entry that failed on the guest's state leaves the VMCS as clear as it was. */
+		if (likely(!(entry->exit_reason & VMX_EXIT_REASONS_FAILED_VMENTRY)))
+			entry->flags |= RKVM_ENTER_RESUME;
 		if (entry->exit_reason <= EXIT_REASON_EXTERNAL_INTERRUPT) {
 			entry->intr_info = vmread(VM_EXIT_INTR_INFO);
 			if (entry->exit_reason == EXIT_REASON_EXCEPTION_NMI &&

@@ -15,6 +15,7 @@ mod device_memory;
 mod dirty_log;
 mod dirty_log_busy;
 mod exceptions;
+mod failed_entry;
 mod fault_ahead;
 mod faults;
 mod forced_emulation;
@@ -123,6 +124,7 @@ tests! {
     tpr_access: "KVM_TPR_ACCESS_REPORTING",
     vapic: "KVM_SET_VAPIC_ADDR: the task priority in guest memory",
     apic_places: "the page of the local APIC: default, moved, gone; EOI of level interrupts",
+    failed_entry: "a guest state that can't be entered, and mended",
     signals: "signals, immediate_exit, KVM_SET_SIGNAL_MASK",
     signal_mask: "KVM_SET_SIGNAL_MASK: signals of any action, masked ones, bad masks",
     memslots: "what a slot may be, moving, deleting, 256 of them",
