@@ -27,7 +27,10 @@ use rkvm_core::{
         WalkError,
         WalkRoot, //
     },
-    regs::rflags,
+    regs::{
+        cr0,
+        rflags, //
+    },
     vmx::{
         fields::*,
         Vmcs, //
@@ -231,8 +234,9 @@ impl Running<'_> {
     ) -> R {
         let hw = self.hw;
         let arch = &mut *self.arch;
-        // The bits that paging depends on are never the guest's to change without an exit.
-        let registers = (arch.cr0, arch.cr4, arch.efer);
+        // Of the bits that paging depends on, WP alone is the guest's to change without an exit.
+        let write_protect = hw.read(GUEST_CR0) & cr0::WP;
+        let registers = ((arch.cr0 & !cr0::WP) | write_protect, arch.cr4, arch.efer);
         let paging = arch.mmu.paging.get(registers, &arch.caps);
         let mode = paging.mode();
         let mut root = WalkRoot::default();

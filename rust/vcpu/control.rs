@@ -137,7 +137,7 @@ impl Running<'_> {
             && self.arch.efer & efer::LME == 0;
         let changed = (value ^ old) & (cr0::PG | cr0::CD | cr0::NW) != 0;
         if pae && changed {
-            self.load_pdptrs()?;
+            self.load_pdptrs(self.cr3())?;
         }
         self.set_cr0(value);
         Ok(())
@@ -198,7 +198,7 @@ impl Running<'_> {
             && value & cr4::PAE != 0
             && (value ^ old) & (cr4::PAE | cr4::PGE | cr4::PSE | cr4::SMEP) != 0
         {
-            self.load_pdptrs()?;
+            self.load_pdptrs(self.cr3())?;
         }
         if value & !old & cr4::PCIDE != 0 && (!self.long_mode() || self.cr3() & 0xfff != 0) {
             return Err(Exception::GP0);
@@ -251,22 +251,22 @@ impl Running<'_> {
                 return Err(Exception::GP0);
             }
         }
-        self.set_cr3(cr3);
         if self.pae_paging() {
-            self.load_pdptrs()?;
+            self.load_pdptrs(cr3)?;
         }
+        self.set_cr3(cr3);
         if !(pcid && value & no_flush != 0) {
             self.vcpu.requests.set_own(Request::TlbFlush);
         }
         Ok(())
     }
 
-    /// Loads the four page-directory-pointer entries from CR3 (SDM, "PAE Paging"). #GP for reserved bits in one that is
-    /// present; nothing changes then.
-    pub(crate) fn load_pdptrs(&mut self) -> Result<(), Exception> {
+    /// Loads the four page-directory-pointer entries from where CR3 points (SDM, "PAE Paging"). #GP for reserved bits in one
+    /// that is present; nothing changes then.
+    pub(crate) fn load_pdptrs(&mut self, cr3: u64) -> Result<(), Exception> {
         /// PDPTE bits 1, 2 and 5 to 8 are reserved.
         const RESERVED_LOW: u64 = 0x1e6;
-        let table = Gpa(self.cr3() & 0xffff_ffe0);
+        let table = Gpa(cr3 & 0xffff_ffe0);
         let reserved = self.arch.rules().cr3_reserved | RESERVED_LOW;
         let mut entries = [0u64; 4];
         for (i, entry) in entries.iter_mut().enumerate() {

@@ -207,7 +207,7 @@ impl Running<'_> {
         self.set_system_registers(s)?;
         if self.pae_paging() {
             // What can't be read now reads as not present when the guest uses it.
-            let _ = self.load_pdptrs();
+            let _ = self.load_pdptrs(self.cr3());
         }
         let pending = s
             .interrupt_bitmap
@@ -256,7 +256,7 @@ impl Running<'_> {
         if given {
             self.set_pdptrs(new.pdptrs);
         } else if pae {
-            let _ = self.load_pdptrs();
+            let _ = self.load_pdptrs(self.cr3());
         }
         Ok(())
     }

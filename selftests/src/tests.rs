@@ -14,6 +14,7 @@ mod delivery;
 mod device_memory;
 mod dirty_log;
 mod dirty_log_busy;
+mod emulated_paging;
 mod exceptions;
 mod failed_entry;
 mod fault_ahead;
@@ -118,6 +119,7 @@ tests! {
     exceptions: "#DE #BP #UD #NM #DF #GP #PF to the guest's IDT, triple fault",
     delivery: "events whose delivery accesses a device",
     forced_emulation: "the emulator beside the processor, in all modes",
+    emulated_paging: "the emulator's page walk after CR0.WP and CR3 have changed",
     injection: "VCPU_EVENTS, KVM_NMI, KVM_INTERRUPT and its window",
     hlt: "HLT with and without an in-kernel local APIC",
     task_priority: "TPR, CR8 and the x2APIC's: what it holds back, and when that comes",
