@@ -226,10 +226,9 @@ impl DebugRegs {
         dr7: dr::DR7_INIT,
     };
 
-    /// Records debug conditions, given in the positive logic of pending debug exceptions.
-    pub(crate) fn raise(&mut self, bits: u64) {
-        // RTM is active low.
-        self.dr6 = (self.dr6 | (bits & !dr::DR6_RTM)) & !(bits & dr::DR6_RTM);
+    /// Records the conditions of a #DB that is delivered, given in the positive logic of pending debug exceptions.
+    pub(crate) fn raise(&mut self, conditions: u64) {
+        self.dr6 = dr::with_conditions(self.dr6, conditions);
     }
 }
 

@@ -171,9 +171,21 @@ pub mod dr {
     pub const DR6_BS: u64 = 1 << 14;
     pub const DR6_BT: u64 = 1 << 15;
     pub const DR6_RTM: u64 = 1 << 16;
+    /// B0 to B3: a breakpoint was met.
+    pub const DR6_BREAKPOINTS: u64 = 0xf;
     /// DR7 after reset: bit 10 reads as one.
     pub const DR7_INIT: u64 = 1 << 10;
     pub const DR7_GD: u64 = 1 << 13;
+
+    /// The DR6 that a #DB with `conditions`, in the positive logic of VMX's pending debug exceptions, makes of `dr6`.
+    ///
+    /// B0 to B3 are those of this #DB; all else stays until software clears it.
+    pub const fn with_conditions(dr6: u64, conditions: u64) -> u64 {
+        const RAISED: u64 = DR6_BREAKPOINTS | DR6_BD | DR6_BS | DR6_BT;
+        let raised = (dr6 & !DR6_BREAKPOINTS) | DR6_INIT | (conditions & RAISED);
+        // Clear means that it happened.
+        raised & !(conditions & DR6_RTM)
+    }
 }
 
 /// Whether `address` is canonical for linear addresses of `bits` (48 or 57) bits.
@@ -182,4 +194,25 @@ pub const fn is_canonical(address: u64, bits: u32) -> bool {
     let shift = 64u32.saturating_sub(bits);
     let sign_extended = ((address.wrapping_shl(shift)) as i64).wrapping_shr(shift);
     sign_extended as u64 == address
+}
+
+#[cfg(test)]
+mod tests {
+    use super::dr::*;
+
+    #[test]
+    fn breakpoints_of_an_earlier_debug_exception_go() {
+        let first = with_conditions(DR6_INIT, 1 << 0);
+        assert_eq!(first, DR6_INIT | 1);
+        let second = with_conditions(first, DR6_BS);
+        assert_eq!(second, DR6_INIT | DR6_BS);
+        assert_eq!(with_conditions(second, 1 << 3), DR6_INIT | DR6_BS | 1 << 3);
+    }
+
+    #[test]
+    fn only_what_dr6_has_is_raised() {
+        // Bit 12, "an enabled breakpoint was met", is not in DR6.
+        assert_eq!(with_conditions(DR6_INIT, 1 << 12 | 1 << 40), DR6_INIT);
+        assert_eq!(with_conditions(DR6_INIT, DR6_RTM), DR6_INIT & !DR6_RTM);
+    }
 }

@@ -202,6 +202,9 @@ impl Running<'_> {
         if self.arch.real_mode.is_vm86() {
             return self.deliver_in_real_mode(event);
         }
+        if event.info.is_exception(Vector::Db) {
+            self.mark_step_in_shadow();
+        }
         if event.info.has_error_code() {
             self.hw
                 .write(VM_ENTRY_EXCEPTION_ERROR_CODE, event.error_code);
@@ -210,6 +213,20 @@ impl Running<'_> {
             self.hw.write(VM_ENTRY_INSTRUCTION_LEN, event.length);
         }
         self.hw.write(VM_ENTRY_INTR_INFO_FIELD, event.info.0);
+    }
+
+    /// In an interrupt shadow with TF set, entry insists that a step is pending, as neither STI nor MOV SS can have set TF.
+    /// It does not see that the step is the very #DB that is injected.
+    #[cold]
+    fn mark_step_in_shadow(&self) {
+        let shadow = interruptibility::STI | interruptibility::MOV_SS;
+        if self.hw.read(GUEST_RFLAGS) & rflags::TF != 0
+            && self.hw.read(GUEST_INTERRUPTIBILITY_INFO) & shadow != 0
+        {
+            let pending = self.hw.read(GUEST_PENDING_DBG_EXCEPTIONS);
+            self.hw
+                .write(GUEST_PENDING_DBG_EXCEPTIONS, pending | pending_debug::BS);
+        }
     }
 
     fn inject_exception(&mut self, e: Exception) {

@@ -9,6 +9,7 @@ mod capabilities;
 mod coalesced_mmio;
 mod compat;
 mod cpuid;
+mod debug_traps;
 mod debugger;
 mod delivery;
 mod device_memory;
@@ -117,6 +118,7 @@ tests! {
     mmio_shadow: "accesses to devices in an interrupt shadow",
     cpuid: "supported leaves, the guest's CPUID, OSXSAVE",
     exceptions: "#DE #BP #UD #NM #DF #GP #PF to the guest's IDT, triple fault",
+    debug_traps: "single steps and breakpoints of the guest itself, in interrupt shadows too",
     delivery: "events whose delivery accesses a device",
     forced_emulation: "the emulator beside the processor, in all modes",
     emulated_paging: "the emulator's page walk after CR0.WP and CR3 have changed",

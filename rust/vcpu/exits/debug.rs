@@ -10,11 +10,7 @@ use rkvm_core::{
         dr, //
     },
     vmx::{
-        event::{
-            interruptibility,
-            pending_debug,
-            EventType, //
-        },
+        event::EventType,
         exit::qualification::DrAccess,
         fields::*,
         Vmcs, //
@@ -57,16 +53,6 @@ impl Running<'_> {
         if self.exit_interruption().kind() == EventType::PrivilegedSoftwareException {
             // INT1 is a trap, the exit comes before RIP moves on.
             self.skip_instruction();
-        }
-        // The exit keeps RF and the trap itself away; entry insists that a shadow with TF has the step pending.
-        if conditions & dr::DR6_BS == 0 {
-            let state = self.hw.read(GUEST_INTERRUPTIBILITY_INFO);
-            let shadow = interruptibility::STI | interruptibility::MOV_SS;
-            if state & shadow != 0 {
-                let pending = self.hw.read(GUEST_PENDING_DBG_EXCEPTIONS);
-                self.hw
-                    .write(GUEST_PENDING_DBG_EXCEPTIONS, pending | pending_debug::BS);
-            }
         }
         self.inject_or_resume(Err(Exception::db(conditions)))
     }
