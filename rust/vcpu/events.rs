@@ -64,6 +64,9 @@ pub(crate) struct Events {
     pub(crate) nmis: u8,
     /// An interrupt from KVM_INTERRUPT (no APIC in the kernel).
     pub(crate) user_interrupt: Option<u8>,
+    /// An interrupt that was taken from where it came from, and that waits again: an exception went first, or user space has
+    /// restored it.
+    pub(crate) taken_interrupt: Option<u8>,
 }
 
 impl Events {
@@ -75,6 +78,17 @@ impl Events {
                 EventType::HardwareException | EventType::SoftwareException
             )
         })
+    }
+
+    /// An exception that waits belongs to the instruction before the one at which an interrupt or an NMI was taken, so these
+    /// go back and come behind it.
+    fn let_exception_pass(&mut self) {
+        match self.injected.map(|i| (i.info.kind(), i.info.vector())) {
+            Some((EventType::ExternalInterrupt, vector)) => self.taken_interrupt = Some(vector),
+            Some((EventType::Nmi, _)) => self.nmis = self.nmis.saturating_add(1).min(2),
+            _ => return,
+        }
+        self.injected = None;
     }
 }
 
@@ -152,6 +166,9 @@ impl Running<'_> {
             return;
         }
         let held_back = self.arch.guest_debug.blocks_interrupts();
+        if self.arch.events.exception.is_some() {
+            self.arch.events.let_exception_pass();
+        }
         if let Some(event) = self.arch.events.injected {
             self.write_event(event);
         } else if let Some(e) = self.arch.events.exception.take() {
@@ -160,9 +177,13 @@ impl Running<'_> {
             self.inject_interrupt();
         }
         let nmi_waits = !held_back && self.arch.events.nmis > 0;
-        self.set_primary(Primary::NMI_WINDOW_EXITING, nmi_waits);
+        // The shadow of STI holds NMIs back, but need not hold their window shut: the guest would exit again and again
+        // without a step. That of interrupts opens behind the shadow, as IF is set there.
+        let behind_sti =
+            nmi_waits && self.hw.read(GUEST_INTERRUPTIBILITY_INFO) & interruptibility::STI != 0;
+        self.set_primary(Primary::NMI_WINDOW_EXITING, nmi_waits && !behind_sti);
         let interrupt_waits = !held_back && self.has_interrupt() || self.user_wants_window();
-        self.set_primary(Primary::INTR_WINDOW_EXITING, interrupt_waits);
+        self.set_primary(Primary::INTR_WINDOW_EXITING, interrupt_waits || behind_sti);
         self.update_tpr_threshold();
         if self.has_vapic() {
             self.write_vapic();
@@ -181,6 +202,14 @@ impl Running<'_> {
                 self.set_event(EventInfo::interrupt(vector));
             }
         }
+    }
+
+    /// After an entry that did not take place: the event stays in its slot, and is written again at the next entry unless user
+    /// space has dropped it until then.
+    #[cold]
+    pub(crate) fn take_event_back(&mut self) {
+        self.hw.write(VM_ENTRY_INTR_INFO_FIELD, 0);
+        self.vcpu.requests.set_own(Request::Event);
     }
 
     fn set_event(&mut self, info: EventInfo) {
@@ -252,6 +281,18 @@ impl Running<'_> {
         };
         self.arch.events.injected = Some(event);
         self.write_event(event);
+    }
+
+    /// KVM_SET_SREGS with an interrupt that was on its way. If there is one already, it is the same, read by KVM_GET_SREGS.
+    pub(crate) fn restore_interrupt(&mut self, vector: u8) {
+        let events = &mut self.arch.events;
+        match &mut events.injected {
+            Some(i) if i.info.kind() == EventType::ExternalInterrupt => {
+                i.info = EventInfo::interrupt(vector);
+            }
+            _ if self.arch.apic.is_some() => events.taken_interrupt = Some(vector),
+            _ => events.user_interrupt = Some(vector),
+        }
     }
 
     /// CR2 or DR6 as the exception leaves them (api.rst, KVM_CAP_EXCEPTION_PAYLOAD).

@@ -52,6 +52,7 @@ impl Running<'_> {
     /// Handles an exit with interrupts and preemption on.
     pub(crate) fn handle_exit(&mut self, reason: ExitReason) -> Result<Flow> {
         if reason.entry_failed() {
+            self.take_event_back();
             return Ok(self.entry_failed(reason));
         }
         self.complete_injection();

@@ -206,8 +206,7 @@ impl Running<'_> {
             self.vcpu.requests.enter_guest_mode(guard.cpu());
             if self.vcpu.requests.any() || guard.work_was_pending() {
                 self.vcpu.requests.leave_guest_mode();
-                // What was to be injected stays in its slot and is written again.
-                self.vcpu.requests.set_own(Request::Event);
+                self.take_event_back();
                 return Ok(Flow::Resume);
             }
             if guard.take_migrated() {
@@ -274,6 +273,7 @@ impl Running<'_> {
             EntryResult::Exit(reason) => self.handle_exit(ExitReason(reason)),
             EntryResult::Failed(error) => {
                 pr_err_ratelimited_vmfail(error);
+                self.take_event_back();
                 self.vcpu.run.set_fail_entry(error, cpu::current());
                 Ok(Flow::ToUser)
             }

@@ -165,7 +165,11 @@ impl Running<'_> {
         };
         let interrupt = match self.arch.events.injected {
             Some(i) if i.info.kind() == EventType::ExternalInterrupt => Some(i.info.vector()),
-            _ => self.arch.events.user_interrupt,
+            _ => self
+                .arch
+                .events
+                .taken_interrupt
+                .or(self.arch.events.user_interrupt),
         };
         if let Some(vector) = interrupt {
             if let Some(word) = s.interrupt_bitmap.get_mut(usize::from(vector / 64)) {
@@ -220,7 +224,7 @@ impl Running<'_> {
                     .wrapping_add(word.trailing_zeros()) as u8
             });
         if let Some(vector) = pending {
-            self.arch.events.user_interrupt = Some(vector);
+            self.restore_interrupt(vector);
         }
         Ok(())
     }

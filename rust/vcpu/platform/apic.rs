@@ -292,6 +292,9 @@ impl Running<'_> {
     /// Whether an interrupt waits that the task priority lets through.
     #[inline]
     pub(crate) fn has_interrupt(&mut self) -> bool {
+        if self.arch.events.taken_interrupt.is_some() {
+            return true;
+        }
         match &self.arch.apic {
             None => return self.arch.events.user_interrupt.is_some(),
             Some(apic) if self.pic_waits(apic) => return true,
@@ -303,8 +306,11 @@ impl Running<'_> {
             .is_some_and(|a| a.lapic.deliverable().is_some())
     }
 
-    /// Takes the vector of the interrupt that waits: that of the PIC first.
+    /// Takes the vector of the interrupt that waits: one that was taken before, then that of the PIC.
     pub(crate) fn take_interrupt(&mut self) -> Option<u8> {
+        if let Some(vector) = self.arch.events.taken_interrupt.take() {
+            return Some(vector);
+        }
         match &self.arch.apic {
             None => return self.arch.events.user_interrupt.take(),
             Some(apic) if self.pic_waits(apic) => {

@@ -87,6 +87,7 @@ impl Running<'_> {
         self.report_exception(&mut out);
         let interrupt = match self.arch.events.injected {
             Some(i) if i.info.kind() == EventType::ExternalInterrupt => Some(i.info.vector()),
+            _ if self.arch.events.taken_interrupt.is_some() => self.arch.events.taken_interrupt,
             _ if self.has_kernel_apic() => None,
             _ => self.arch.events.user_interrupt,
         };
@@ -165,6 +166,7 @@ impl Running<'_> {
         self.arch.events.exception = None;
         self.arch.events.injected = None;
         self.arch.events.user_interrupt = None;
+        self.arch.events.taken_interrupt = None;
         if pending {
             self.restore_pending(new);
         } else if injected {

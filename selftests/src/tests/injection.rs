@@ -8,6 +8,7 @@ use crate::ram::Ram;
 use crate::setup::{self, Mode, CODE, STACK};
 use crate::sys;
 use crate::tap::Tap;
+use crate::tests::signals;
 use crate::vcpu::{Exit, Vcpu};
 use crate::vm::Vm;
 use crate::{Outcome, MIB};
@@ -23,9 +24,13 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     let vm = Vm::new(dev)?;
     let (ram, mut vcpu) = machine(&vm)?;
     exceptions(t, &mut vcpu, &ram)?;
+    called_off(t, &mut vcpu)?;
     nmi(t, &mut vcpu)?;
+    nmi_in_shadow(t, &mut vcpu)?;
     interrupt(t, &mut vcpu)?;
     refused(t, &vcpu)?;
+    exception_first(t, dev)?;
+    restored_by_sregs(t, dev)?;
     split(t, dev)
 }
 
@@ -172,6 +177,46 @@ fn exceptions(t: &mut Tap, vcpu: &mut Vcpu, ram: &Ram) -> Outcome {
     Ok(())
 }
 
+/// What was to be injected at an entry that a signal called off is user space's to keep or to drop.
+fn called_off(t: &mut Tap, vcpu: &mut Vcpu) -> Outcome {
+    restart(vcpu)?;
+    inject(vcpu, 6, None)?;
+    t.errno(
+        "a signal calls the entry off",
+        signals::called_off(vcpu)?,
+        libc::EINTR,
+    );
+    let mut e = vcpu.fd.get_vcpu_events()?;
+    t.eq(
+        "the exception is still to be injected",
+        (e.exception.injected, e.exception.nr),
+        (1, 6),
+    );
+    t.eq(
+        "it is at the next entry",
+        vcpu.run()?,
+        Exit::out8(VECTOR_PORT, 6),
+    );
+
+    restart(vcpu)?;
+    inject(vcpu, 6, None)?;
+    t.errno(
+        "a signal calls the entry off",
+        signals::called_off(vcpu)?,
+        libc::EINTR,
+    );
+    e.exception.injected = 0;
+    vcpu.fd.set_vcpu_events(&e)?;
+    t.eq(
+        "an exception that was dropped then does not come",
+        vcpu.run()?,
+        Exit::out8(MAIN_PORT, 0),
+    );
+    // At another instruction than the one that a restart begins with.
+    t.eq("the program goes on", vcpu.run()?, Exit::out8(MAIN_PORT, 0));
+    Ok(())
+}
+
 fn nmi(t: &mut Tap, vcpu: &mut Vcpu) -> Outcome {
     restart(vcpu)?;
     let mut e = vcpu.fd.get_vcpu_events()?;
@@ -214,6 +259,94 @@ fn nmi(t: &mut Tap, vcpu: &mut Vcpu) -> Outcome {
         vcpu.fd.get_vcpu_events()?.nmi.masked,
         0,
     );
+    Ok(())
+}
+
+/// An NMI waits for the end of the shadow of STI.
+fn nmi_in_shadow(t: &mut Tap, vcpu: &mut Vcpu) -> Outcome {
+    restart(vcpu)?;
+    vcpu.with_regs(|r| r.rflags |= INTERRUPT_FLAG)?;
+    let mut e = vcpu.fd.get_vcpu_events()?;
+    e.nmi.pending = 1;
+    e.interrupt.shadow = KVM_X86_SHADOW_INT_STI as u8;
+    e.flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
+    vcpu.fd.set_vcpu_events(&e)?;
+    let seen = [vcpu.run()?, vcpu.run()?];
+    t.eq(
+        "an NMI in the shadow of STI comes behind the next instruction",
+        seen,
+        [Exit::out8(MAIN_PORT, 0), Exit::out8(VECTOR_PORT, 2)],
+    );
+    t.eq("IRET", vcpu.run()?, Exit::out8(MAIN_PORT, 0));
+    Ok(())
+}
+
+/// An exception that waits is older than an interrupt that is restored with it, and comes first.
+fn exception_first(t: &mut Tap, dev: &Device) -> Outcome {
+    let vm = Vm::new(dev)?;
+    vm.fd.enable_cap(&kvm_enable_cap {
+        cap: KVM_CAP_EXCEPTION_PAYLOAD,
+        args: [1, 0, 0, 0],
+        ..Default::default()
+    })?;
+    let (_ram, mut vcpu) = machine(&vm)?;
+    vcpu.with_regs(|r| r.rflags |= INTERRUPT_FLAG)?;
+    let mut e = vcpu.fd.get_vcpu_events()?;
+    e.flags |= KVM_VCPUEVENT_VALID_PAYLOAD;
+    e.exception.pending = 1;
+    e.exception.nr = 6;
+    e.interrupt.injected = 1;
+    e.interrupt.nr = VECTOR;
+    vcpu.fd.set_vcpu_events(&e)?;
+    t.eq(
+        "of an exception and an interrupt the exception comes first",
+        vcpu.run()?,
+        Exit::out8(VECTOR_PORT, 6),
+    );
+    Ok(())
+}
+
+/// KVM_SET_SREGS restores an interrupt that was on its way, whoever has the interrupt controllers; and what KVM_GET_SREGS
+/// has told of one that still is, is not another one.
+fn restored_by_sregs(t: &mut Tap, dev: &Device) -> Outcome {
+    for (chips, vm) in [
+        ("chips in user space", Vm::new(dev)?),
+        ("chips in the kernel", Vm::with_irqchip(dev)?),
+    ] {
+        let (_ram, mut vcpu) = machine(&vm)?;
+        vcpu.with_regs(|r| r.rflags |= INTERRUPT_FLAG)?;
+        let bit = |s: &mut kvm_sregs| {
+            s.interrupt_bitmap[usize::from(VECTOR / 64)] = 1 << (VECTOR % 64);
+        };
+        vcpu.with_sregs(bit)?;
+        t.eq(
+            format!("{chips}: an interrupt by KVM_SET_SREGS"),
+            vcpu.run()?,
+            Exit::out8(VECTOR_PORT, VECTOR),
+        );
+        t.eq(
+            format!("{chips}: it came once"),
+            vcpu.run()?,
+            Exit::out8(MAIN_PORT, 0),
+        );
+        vcpu.run()?;
+
+        restart(&vcpu)?;
+        vcpu.with_regs(|r| r.rflags |= INTERRUPT_FLAG)?;
+        vcpu.with_sregs(bit)?;
+        t.errno(
+            format!("{chips}: called off"),
+            signals::called_off(&mut vcpu)?,
+            libc::EINTR,
+        );
+        vcpu.with_sregs(|_| {})?;
+        let seen = [vcpu.run()?, vcpu.run()?];
+        t.eq(
+            format!("{chips}: set as it was read, it comes once"),
+            seen,
+            [Exit::out8(VECTOR_PORT, VECTOR), Exit::out8(MAIN_PORT, 0)],
+        );
+    }
     Ok(())
 }
 

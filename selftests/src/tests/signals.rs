@@ -175,6 +175,23 @@ fn block(how: i32) {
     }
 }
 
+/// Runs the vCPU while a signal waits that KVM_RUN lets in: the entry is called off at the last moment.
+pub fn called_off(vcpu: &mut Vcpu) -> Outcome<Result<Exit, Errno>> {
+    catch()?;
+    let open = sys::SignalMask {
+        len: 8,
+        sigset: [0, 0],
+    };
+    sys::ioctl_with(vcpu.raw(), sys::KVM_SET_SIGNAL_MASK, &open)?;
+    block(libc::SIG_BLOCK);
+    // SAFETY: raises a signal with a handler for this thread.
+    unsafe { libc::raise(SIGNAL) };
+    let result = vcpu.run();
+    sys::ioctl(vcpu.raw(), sys::KVM_SET_SIGNAL_MASK, 0)?;
+    block(libc::SIG_UNBLOCK);
+    Ok(result)
+}
+
 fn pending() -> bool {
     // SAFETY: a signal set on the stack.
     unsafe {
