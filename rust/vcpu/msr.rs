@@ -21,13 +21,20 @@ use rkvm_core::{
         MsrError,
         Origin, //
     },
+    regs::{
+        cr0,
+        efer, //
+    },
     vmx::{
         fields::*,
         Vmcs, //
     },
 };
 
-use super::Running;
+use super::{
+    requests::Request,
+    Running, //
+};
 use crate::{
     host::host,
     sys::{
@@ -183,20 +190,15 @@ impl Running<'_> {
         self.hw.set_user_return_msr(which, value);
     }
 
-    /// KVM_SET_MSRS of EFER: LMA may be restored before CR0 is.
+    /// KVM_SET_MSRS of EFER, which may come before CPUID and before CR0.
     fn user_sets_efer(&mut self, value: u64) -> Result<(), MsrError> {
-        use rkvm_core::regs::{
-            cr0,
-            efer, //
-        };
-        if !self.arch.rules().efer_valid(value) {
-            return Err(MsrError::Invalid);
-        }
         let paging = self.arch.cr0 & cr0::PG != 0;
-        if paging && (value ^ self.arch.efer) & efer::LME != 0 {
-            return Err(MsrError::Invalid);
+        let old = self.arch.efer;
+        let new = rules::efer_write(old, value, paging, &self.arch.caps, Origin::User)?;
+        if (old ^ new) & efer::NX != 0 {
+            self.vcpu.requests.set_own(Request::TlbFlush);
         }
-        self.set_efer((value & !efer::LMA) | (self.arch.efer & efer::LMA));
+        self.set_efer(new);
         Ok(())
     }
 

@@ -29,7 +29,8 @@ use crate::host::host;
 pub(crate) const CR0_RESET: u64 = cr0::CD | cr0::NW | cr0::ET;
 /// RDX after reset when CPUID says nothing else: family 6.
 const RDX_RESET: u64 = 0x600;
-const RIP_RESET: u64 = 0xfff0;
+/// Where execution begins after reset, in the code segment.
+pub(super) const RIP_RESET: u64 = 0xfff0;
 
 impl Running<'_> {
     /// Fills the VMCS of a new vCPU and resets it.

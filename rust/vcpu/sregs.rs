@@ -21,6 +21,8 @@ use rkvm_core::{
 
 use super::{
     requests::Request,
+    setup::RIP_RESET,
+    state::mp_state::MpState,
     Running, //
 };
 use crate::sys::uabi::{
@@ -284,7 +286,8 @@ impl Running<'_> {
         self.hw.write(GUEST_GDTR_LIMIT, s.gdt.limit.into());
         self.hw.set_cr2(s.cr2);
         self.set_cr3(s.cr3);
-        self.set_cr8(s.cr8).map_err(|_| EINVAL)?;
+        // As in C KVM reserved bits are no error here, and leave CR8 as it is.
+        let _ = self.set_cr8(s.cr8);
         // CR0 before EFER's control: set_efer() looks at paging.
         self.arch.efer = 0;
         self.set_cr0(s.cr0);
@@ -302,8 +305,21 @@ impl Running<'_> {
         ] {
             self.set_segment(reg, from_user(value));
         }
+        self.wake_if_reset(s);
         self.vcpu.requests.set_own(Request::TlbFlush);
         self.vcpu.requests.set_own(Request::Event);
         Ok(())
+    }
+
+    /// User space older than KVM_SET_MP_STATE resets a processor that halts by its registers, RIP first.
+    fn wake_if_reset(&mut self, s: &kvm_sregs) {
+        if self.vcpu.id == self.vm.caps.boot_cpu_id()
+            && self.hw.read(GUEST_RIP) == RIP_RESET
+            && s.cs.selector == 0xf000
+            && s.cs.base == 0xffff_0000
+            && s.cr0 & cr0::PE == 0
+        {
+            self.arch.set_mp_state(MpState::Runnable);
+        }
     }
 }

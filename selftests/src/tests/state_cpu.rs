@@ -20,6 +20,8 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     reset(t, &vcpu)?;
     general(t, &vcpu)?;
     special(t, &vcpu)?;
+    reset_by_user(t, &vcpu)?;
+    before_cpuid(t, &vm)?;
     fpu(t, &vcpu)?;
     xsave(t, &vcpu)?;
     debug(t, &vcpu)?;
@@ -131,6 +133,50 @@ fn special(t: &mut Tap, vcpu: &Vcpu) -> Outcome {
         "after all of these nothing has changed",
         vcpu.fd.get_sregs()?,
         want,
+    );
+    t.success(
+        "reserved bits of CR8 are no error",
+        vcpu.fd.set_sregs(&kvm_sregs { cr8: 0x17, ..want }),
+    );
+    t.eq("but CR8 stays", vcpu.fd.get_sregs()?.cr8, want.cr8);
+    Ok(())
+}
+
+/// User space that knows no KVM_SET_MP_STATE resets a halted processor by its registers.
+fn reset_by_user(t: &mut Tap, vcpu: &Vcpu) -> Outcome {
+    let mut s = vcpu.fd.get_sregs()?;
+    let halted = kvm_mp_state {
+        mp_state: KVM_MP_STATE_HALTED,
+    };
+    vcpu.fd.set_mp_state(halted)?;
+    vcpu.fd.set_sregs(&s)?;
+    t.eq(
+        "a halted processor stays so",
+        vcpu.fd.get_mp_state()?.mp_state,
+        KVM_MP_STATE_HALTED,
+    );
+    (s.cr0, s.cr4, s.efer) = (0x6000_0010, 0, 0);
+    (s.cs.selector, s.cs.base, s.cs.l) = (0xf000, 0xffff_0000, 0);
+    vcpu.with_regs(|r| r.rip = 0xfff0)?;
+    vcpu.fd.set_sregs(&s)?;
+    t.eq(
+        "with the registers of a reset it runs",
+        vcpu.fd.get_mp_state()?.mp_state,
+        KVM_MP_STATE_RUNNABLE,
+    );
+    Ok(())
+}
+
+/// KVM_SET_MSRS restores EFER before CPUID says what the guest has.
+fn before_cpuid(t: &mut Tap, vm: &Vm) -> Outcome {
+    const EFER: u32 = 0xc000_0080;
+    const SCE_LME_NX: u64 = 1 << 0 | 1 << 8 | 1 << 11;
+    let vcpu = Vcpu::new(vm.fd.create_vcpu(1)?, vm.fd.run_size());
+    t.ok("EFER before CPUID", vcpu.set_msr(EFER, SCE_LME_NX)?);
+    t.eq("reads back", vcpu.msr(EFER)?, Some(SCE_LME_NX));
+    t.ok(
+        "reserved bits of EFER before CPUID",
+        !vcpu.set_msr(EFER, 1 << 40)?,
     );
     Ok(())
 }
