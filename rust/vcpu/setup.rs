@@ -19,6 +19,7 @@ use rkvm_core::{
 };
 
 use super::{
+    platform::clock::ClockPage,
     requests::Request,
     DebugRegs,
     Running, //
@@ -123,6 +124,8 @@ impl Running<'_> {
         self.arch.events = super::events::Events::default();
         self.hw.write(VM_ENTRY_INTR_INFO_FIELD, 0);
         self.arch.completion = super::run::Completion::None;
+        // What boots next has asked for no writes to its memory.
+        self.arch.clock_page = ClockPage::default();
 
         // INIT keeps CD and NW.
         let caches = if init {

@@ -9,6 +9,7 @@ use crate::tap::Tap;
 use crate::vcpu::Exit;
 use crate::vm::Vm;
 use crate::{Outcome, MIB};
+use kvm_bindings::*;
 
 const SYSTEM_TIME_NEW: u32 = 0x4b56_4d01;
 const WALL_CLOCK_NEW: u32 = 0x4b56_4d00;
@@ -16,6 +17,43 @@ const WALL_CLOCK_NEW: u32 = 0x4b56_4d00;
 const ENOSYS: u64 = -1000i64 as u64;
 
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
+    guest(t, dev)?;
+    init(t, dev)
+}
+
+/// INIT ends kvmclock: what boots then has not asked for writes to its memory.
+fn init(t: &mut Tap, dev: &Device) -> Outcome {
+    const APIC: u64 = 0xfee0_0000;
+    const INIT: u32 = 5 << 8 | 1 << 14;
+    let vm = Vm::with_irqchip(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut bsp = vm.vcpu(0)?;
+    let ap = vm.vcpu(1)?;
+    t.ok(
+        "the clock of a second vCPU",
+        ap.set_msr(SYSTEM_TIME_NEW, DATA | 1)?,
+    );
+    let code = asm64(|a| {
+        a.mov(rbx, APIC)?;
+        // C KVM looks for new vCPUs when an APIC is switched on.
+        a.mov(dword_ptr(rbx + 0xf0), 0x1ffu32)?;
+        a.mov(dword_ptr(rbx + 0x310), 1u32 << 24)?;
+        a.mov(dword_ptr(rbx + 0x300), INIT)?;
+        a.out(0x40, al)?;
+        a.hlt()
+    });
+    setup::start(&bsp, &ram, Mode::Long, &code)?;
+    t.eq("the first sends INIT", bsp.run()?, Exit::out8(0x40, 0));
+    t.eq(
+        "it has arrived",
+        ap.fd.get_mp_state()?.mp_state,
+        KVM_MP_STATE_INIT_RECEIVED,
+    );
+    t.eq("and ended the clock", ap.msr(SYSTEM_TIME_NEW)?, Some(0));
+    Ok(())
+}
+
+fn guest(t: &mut Tap, dev: &Device) -> Outcome {
     let vm = Vm::with_irqchip(dev)?;
     let ram = vm.add_ram(0, 0, MIB)?;
     let mut vcpu = vm.vcpu(0)?;
