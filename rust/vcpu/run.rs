@@ -61,11 +61,13 @@ pub(crate) enum Completion {
         port: u16,
         /// 1, 2 or 4.
         size: u8,
+        /// Where the instruction is: if user space has set RIP, there is nothing to finish.
+        at: Gva,
     },
     /// OUT is done; RIP moves now, so that user space sees the instruction that did it.
     PortOut {
-        /// RIP at the exit: if user space changed it, it stays changed.
-        rip: u64,
+        /// As for [`Completion::PortIn`].
+        at: Gva,
     },
     /// A read of a device by one MOV.
     MmioLoad(exits::mmio::PendingLoad),
@@ -139,12 +141,14 @@ impl Running<'_> {
     fn complete(&mut self) -> Result<Flow> {
         match core::mem::replace(&mut self.arch.completion, Completion::None) {
             Completion::None => Ok(Flow::Resume),
-            Completion::PortIn { port, size } => {
-                exits::io::finish_in(self, port, size);
+            Completion::PortIn { port, size, at } => {
+                if self.linear_rip() == at {
+                    exits::io::finish_in(self, port, size);
+                }
                 Ok(Flow::Resume)
             }
-            Completion::PortOut { rip } => {
-                if self.hw.read(GUEST_RIP) == rip {
+            Completion::PortOut { at } => {
+                if self.linear_rip() == at {
                     self.skip_instruction();
                 }
                 Ok(Flow::Resume)

@@ -48,7 +48,11 @@ impl Running<'_> {
     /// An IN that user space answers.
     fn user_port_in(&mut self, port: u16, size: u8) -> Fast {
         self.arch.events.injected = None;
-        self.arch.completion = Completion::PortIn { port, size };
+        self.arch.completion = Completion::PortIn {
+            port,
+            size,
+            at: self.linear_rip(),
+        };
         self.vcpu.run.set_io(false, size, port, 1);
         Fast::ToUser
     }
@@ -57,7 +61,7 @@ impl Running<'_> {
     fn user_port_out(&mut self, port: u16, size: u8, value: u32) -> Fast {
         self.arch.events.injected = None;
         self.arch.completion = Completion::PortOut {
-            rip: self.hw.read(GUEST_RIP),
+            at: self.linear_rip(),
         };
         self.vcpu.run.set_pio_value(size, value);
         self.vcpu.run.set_io(true, size, port, 1);

@@ -117,7 +117,49 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     t.eq("HLT", vcpu.run()?, Exit::Hlt);
     let r = vcpu.regs()?;
     t.eq("both took effect", (r.rax & 0xff, r.rbx), (0x99, 0x77));
+    reset_meanwhile(t, &mut vcpu, &ram)?;
     own_port(t, &mut vcpu, &ram)
+}
+
+/// User space that sets RIP while it has an IN or an OUT to answer has done with that instruction.
+fn reset_meanwhile(t: &mut Tap, vcpu: &mut Vcpu, ram: &Ram) -> Outcome {
+    const ELSEWHERE: u64 = setup::CODE + 0x100;
+    let code = asm64(|a| {
+        a.in_(al, 0x60)?;
+        a.out(0x61, al)?;
+        a.hlt()
+    });
+    let elsewhere = assemble(64, ELSEWHERE, |a| {
+        a.nop()?;
+        a.nop()?;
+        a.out(0x62, al)?;
+        a.hlt()
+    });
+    let told = |exit| match exit {
+        Exit::Out { port, data, .. } => (port, data),
+        other => (0, format!("{other:?}").into_bytes()),
+    };
+    for (what, start) in [("IN", setup::CODE), ("OUT", setup::CODE + 2)] {
+        setup::start(vcpu, ram, Mode::Long, &code)?;
+        ram.write(ELSEWHERE, &elsewhere);
+        vcpu.with_regs(|r| (r.rip, r.rax) = (start, 0x33))?;
+        let exit = vcpu.run()?;
+        if matches!(exit, Exit::In { .. }) {
+            vcpu.reply(&[0x99]);
+        }
+        vcpu.with_regs(|r| r.rip = ELSEWHERE)?;
+        t.eq(
+            format!("{what}, and RIP set elsewhere: nothing is finished"),
+            told(vcpu.run()?),
+            (0x62, vec![0x33]),
+        );
+        t.eq(
+            format!("{what}: nothing was left out there"),
+            vcpu.regs()?.rip,
+            ELSEWHERE + 2,
+        );
+    }
+    Ok(())
 }
 
 /// A VMM that may use ports itself still may after its guest ran: an exit cuts the TSS off before the I/O bitmap.
