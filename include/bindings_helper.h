@@ -20,6 +20,7 @@
 #include <linux/syscore_ops.h>
 #include <linux/user-return-notifier.h>
 #include <linux/workqueue.h>
+#include <asm/cpu.h>
 #include <asm/cpu_entry_area.h>
 #include <asm/debugreg.h>
 #include <asm/entry-common.h>

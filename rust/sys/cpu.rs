@@ -4,7 +4,11 @@
 
 use kernel::types::NotThreadSafe;
 
-use super::bindings;
+use super::{
+    bindings,
+    msr,
+    restricted::restricted, //
+};
 
 /// Whether leaving L1 data behind for a guest would leak it (L1TF), and the CPU can flush it by command.
 pub(crate) fn needs_l1d_flush() -> bool {
@@ -16,6 +20,18 @@ pub(crate) fn needs_l1d_flush() -> bool {
 pub(crate) fn needs_ibpb() -> bool {
     // SAFETY: As above.
     unsafe { bindings::rkvm_needs_ibpb() }
+}
+
+/// Whether the CPUs raise #AC for locked accesses that cross cache lines ("split locks"), in guests as well.
+pub(crate) fn detects_split_locks() -> bool {
+    msr::boot_cpu_has(bindings::X86_FEATURE_SPLIT_LOCK_DETECT)
+}
+
+/// A guest has split a lock at `rip`: the kernel warns and lets this task do so for a while, or sends it SIGBUS, as
+/// `split_lock_detect` on its command line says. May sleep.
+pub(crate) fn guest_splits_lock(rip: u64) {
+    // SAFETY: Called from the task that ran the guest, with interrupts and preemption on. The address is only printed.
+    unsafe { (restricted().handle_guest_split_lock)(rip as kernel::ffi::c_ulong) };
 }
 
 /// The CPU that this runs on. Stale as soon as preemption is on.

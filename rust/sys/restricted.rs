@@ -90,6 +90,8 @@ restricted! {
     fpu_copy_guest_fpstate_to_uabi: fn(*mut bindings::fpu_guest, *mut c_void, u32, u64, u32);
     /// Sets the guest's FPU state from the XSAVE format of user space.
     fpu_copy_uabi_to_guest_fpstate: fn(*mut bindings::fpu_guest, *const c_void, u64, *mut u32) -> i32;
+    /// Deals with a locked access of the guest that crosses cache lines.
+    handle_guest_split_lock: fn(kernel::ffi::c_ulong) -> bool;
     /// Loads the debug registers with the breakpoints that the kernel has on this CPU.
     hw_breakpoint_restore: fn();
     /// Loads the task's FPU state into the registers after something else had used them.

@@ -9,7 +9,10 @@ use rkvm_core::{
         Exception,
         Vector, //
     },
-    regs::rflags,
+    regs::{
+        cr0,
+        rflags, //
+    },
     vmx::{
         event::{
             interruptibility,
@@ -21,7 +24,10 @@ use rkvm_core::{
 };
 
 use crate::{
-    sys::params,
+    sys::{
+        cpu,
+        params, //
+    },
     vcpu::{
         run::Flow,
         run_page::InternalError,
@@ -42,6 +48,10 @@ impl Running<'_> {
             return Ok(Flow::Resume);
         }
         self.restore_nmi_blocking(info);
+        if info.is_exception(Vector::Mc) {
+            // The host's as well, whatever was being delivered to the guest.
+            return Ok(Flow::Resume);
+        }
         if info.is_exception(Vector::Ud) {
             return self.exit_undefined();
         }
@@ -58,23 +68,29 @@ impl Running<'_> {
             return Ok(self.exit_breakpoint());
         }
         if info.is_exception(Vector::Ac) {
-            return self.inject_or_resume(Err(Exception::AC));
-        }
-        if info.is_exception(Vector::Mc) {
-            // Delivered to the host by the exit itself.
-            return Ok(Flow::Resume);
+            return self.exit_alignment_check();
         }
         Ok(self.simultaneous_exceptions(info))
     }
 
+    /// #AC is the guest's if its program asked for it. Else it is of a lock that the guest splits over cache lines, which the
+    /// guest does not know to be forbidden: that is between the host and this task.
+    fn exit_alignment_check(&mut self) -> Result<Flow> {
+        let asked = self.cpl() == 3
+            && self.read_cr0() & cr0::AM != 0
+            && self.hw.read(GUEST_RFLAGS) & rflags::AC != 0;
+        if asked || !cpu::detects_split_locks() {
+            return self.inject_or_resume(Err(Exception::AC));
+        }
+        cpu::guest_splits_lock(self.hw.read(GUEST_RIP));
+        Ok(Flow::Resume)
+    }
+
     /// Whether this is an exception of virtual-8086 mode that real mode has to get, and not one of those that are the
-    /// debugger's or the host's.
+    /// debugger's.
     fn in_real_mode_by_vm86(&self, info: EventInfo) -> bool {
         let debugger = info.is_exception(Vector::Bp) && self.arch.guest_debug.takes_int3();
-        self.arch.real_mode.is_vm86()
-            && !debugger
-            && !info.is_exception(Vector::Db)
-            && !info.is_exception(Vector::Mc)
+        self.arch.real_mode.is_vm86() && !debugger && !info.is_exception(Vector::Db)
     }
 
     /// An IRET that unblocked NMIs has faulted: NMIs are still blocked.
@@ -112,7 +128,7 @@ impl Running<'_> {
     fn simultaneous_exceptions(&self, info: EventInfo) -> Flow {
         let vectoring = self.hw.read(IDT_VECTORING_INFO_FIELD);
         let code = self.hw.read(VM_EXIT_INTR_ERROR_CODE);
-        let cpu = crate::sys::cpu::current();
+        let cpu = cpu::current();
         self.vcpu.run.set_internal_error(
             InternalError::SimulEx,
             &[vectoring.into(), info.0.into(), code.into(), cpu.into()],

@@ -7,7 +7,7 @@ use super::delivery::no_vector_table;
 use crate::asm::*;
 use crate::device::Device;
 use crate::ram::Ram;
-use crate::setup::{self, Mode, CODE, DATA, PAGE_TABLES, STACK};
+use crate::setup::{self, Mode, CODE, DATA, PAGE_TABLES, STACK, TSS};
 use crate::tap::Tap;
 use crate::vcpu::{Exit, Vcpu};
 use crate::vm::Vm;
@@ -83,6 +83,7 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         a.mov(cr0, rax)?;
         a.fld1()
     })?;
+    alignment(t, &mut vcpu, &ram)?;
     double_fault(t, &mut vcpu, &ram)?;
     resume(t, &mut vcpu, &ram)?;
     // Not twice: see there.
@@ -159,6 +160,45 @@ impl Case<'_> {
         );
         Ok(())
     }
+}
+
+/// A program that asked for it gets #AC for a misaligned access.
+fn alignment(t: &mut Tap, vcpu: &mut Vcpu, ram: &Ram) -> Outcome {
+    const CR0_AM: u64 = 1 << 18;
+    const RFLAGS_AC: u64 = 1 << 18;
+    const USER: u64 = 1 << 2;
+    let code = asm64(|a| {
+        a.mov(rbx, DATA + 1)?;
+        a.mov(eax, dword_ptr(rbx))
+    });
+    ram.write(CODE, &code);
+    for table in 0..3 {
+        let at = PAGE_TABLES + table * 0x1000;
+        ram.set64(at, ram.get64(at) | USER);
+    }
+    // The stack of level 0.
+    ram.write(TSS + 4, &(STACK - 0x1000).to_le_bytes());
+    setup::enter(vcpu, Mode::Long, CODE, STACK)?;
+    vcpu.with_sregs(|s| {
+        for segment in [&mut s.cs, &mut s.ss, &mut s.ds] {
+            segment.dpl = 3;
+            segment.selector |= 3;
+        }
+        s.cr0 |= CR0_AM;
+    })?;
+    vcpu.with_regs(|r| r.rflags |= RFLAGS_AC)?;
+    t.eq(
+        "#AC of a misaligned access in user mode",
+        vcpu.run()?,
+        Exit::out8(VECTOR_PORT, 17),
+    );
+    let frame = vcpu.regs()?.rsp;
+    t.eq(
+        "its error code and saved RIP",
+        (ram.get64(frame), ram.get64(frame + 8)),
+        (0, CODE + 10),
+    );
+    Ok(())
 }
 
 /// Without a gate for #PF it becomes #DF; without one for #DF too, the machine shuts down.
