@@ -24,7 +24,7 @@ bool rkvm_irqs_disabled(void);
 void rkvm_interrupt_window(void);
 bool rkvm_guest_entry_work_pending(void);
 u64 rkvm_disable_irqs_for_guest(void);
-void rkvm_guest_entry_begin(void);
+u64 rkvm_guest_entry_begin(void);
 void rkvm_guest_entry_end(void);
 bool rkvm_signal_pending(void);
 void rkvm_set_signal_mask(u64 mask);

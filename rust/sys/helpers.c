@@ -76,11 +76,15 @@ u64 rkvm_disable_irqs_for_guest(void)
 	return read_thread_flags();
 }
 
-/* The last steps with interrupts off before the guest, once for each time that they are off. */
-void rkvm_guest_entry_begin(void)
+/*
+ * The last steps with interrupts off before the guest, once for each time that they are off. Gives the host's
+ * IA32_DEBUGCTL, which each exit clears: who uses it (perf, PTRACE_SINGLEBLOCK, bus-lock detection) may be on this CPU.
+ */
+u64 rkvm_guest_entry_begin(void)
 {
 	xfer_to_guest_mode_prepare();
 	guest_timing_enter_irqoff();
+	return get_debugctlmsr();
 }
 
 /* The way back: interrupts and preemption on. */

@@ -7,6 +7,7 @@
 
 use core::{
     arch::asm,
+    cell::Cell,
     ptr::addr_of_mut, //
 };
 
@@ -24,8 +25,11 @@ use crate::sys::{
     bindings,
     debug_registers,
     fpu::GuestXState,
+    msr,
     restricted::restricted, //
 };
+
+const MSR_IA32_DEBUGCTL: u32 = 0x1d9;
 
 /// How an entry ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,6 +45,8 @@ pub(crate) struct EntryGuard<'a, 'b> {
     loaded: &'b Loaded<'a>,
     xstate: Option<GuestXState>,
     host_pkru: u32,
+    /// The host's IA32_DEBUGCTL, once `commit` has read it.
+    host_debugctl: Cell<u64>,
     cpu: u32,
     work: bool,
     irq: Option<u32>,
@@ -73,6 +79,7 @@ impl<'a> Loaded<'a> {
             loaded: self,
             xstate,
             host_pkru,
+            host_debugctl: Cell::new(0),
             cpu,
             work: flags & bindings::RKVM_TASK_HAS_WORK != 0,
             irq: None,
@@ -105,7 +112,8 @@ impl EntryGuard<'_, '_> {
             debug_registers::load(addresses);
         }
         // SAFETY: Interrupts are off, and the task is about to enter a guest.
-        unsafe { bindings::rkvm_guest_entry_begin() };
+        self.host_debugctl
+            .set(unsafe { bindings::rkvm_guest_entry_begin() });
         self.refresh_host_control_registers();
     }
 
@@ -183,6 +191,11 @@ impl EntryGuard<'_, '_> {
 impl Drop for EntryGuard<'_, '_> {
     #[inline]
     fn drop(&mut self) {
+        // Before any handler of the host can change it.
+        let debugctl = self.host_debugctl.get();
+        if debugctl != 0 {
+            msr::write(MSR_IA32_DEBUGCTL, debugctl);
+        }
         if let Some(xstate) = &self.xstate {
             // SAFETY: Loaded by this thread; nobody else refers to the field.
             let guest_pkru = unsafe { &mut *addr_of_mut!((*self.loaded.inner).pkru) };
