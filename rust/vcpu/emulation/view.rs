@@ -56,7 +56,6 @@ use crate::{
     host::host,
     memory::Swapped,
     sys::{
-        msr as host_msr,
         trace::{
             self,
             MmioKind, //
@@ -444,7 +443,7 @@ impl VcpuOps for View<'_, '_> {
     }
 
     fn tsc(&mut self) -> u64 {
-        host_msr::rdtsc().wrapping_add(self.r.hw.read(TSC_OFFSET))
+        self.r.guest_tsc()
     }
 
     fn cpuid(&mut self, leaf: u32, subleaf: u32) -> [u32; 4] {
