@@ -34,10 +34,12 @@ mod alu;
 mod bits;
 mod branch;
 mod cet;
+mod code;
 mod data;
 pub mod decode;
 mod exec;
 mod far;
+mod finish;
 pub mod insn;
 mod memory;
 mod moves;
@@ -67,10 +69,10 @@ pub use outcome::{Bytes, Completed, Outcome, Shadow, SoftInterrupt, SoftKind, Us
 pub use state::{ar, Cr, Mode, Regs, Segment, TableKind, TableReg, Width};
 pub use work::DATA_BYTES;
 
-use crate::addr::Gva;
 use crate::exception::Exception;
-use crate::regs::{cr4, dr, is_canonical, rflags, SegReg};
+use crate::regs::{dr, rflags, SegReg};
 
+use code::Code;
 use exec::{Exec, Flow};
 use work::{Answer, Wanted, Work, BUDGET};
 
@@ -107,50 +109,6 @@ pub struct Emulator {
 impl Default for Emulator {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// Instruction bytes at RIP through the guest's page tables.
-struct Code<'a> {
-    ops: &'a mut dyn VcpuOps,
-    start: u64,
-    /// Bytes from RIP to the end of the code segment.
-    room: u64,
-    long: bool,
-    /// A fetch did not go through.
-    failed: bool,
-}
-
-impl CodeSource for Code<'_> {
-    fn more(&mut self, have: u8, buf: &mut [u8]) -> Reply<usize> {
-        let got = self.fetch(have, buf);
-        self.failed = got.is_err();
-        got
-    }
-}
-
-impl Code<'_> {
-    /// Fetches into `buf` what follows the `have` bytes that are there; the number of bytes.
-    fn fetch(&mut self, have: u8, buf: &mut [u8]) -> Reply<usize> {
-        let mut at = self.start.wrapping_add(u64::from(have));
-        if self.long {
-            let wide = |ops: &mut dyn VcpuOps| ops.cr(Cr::Cr4) & cr4::LA57 != 0;
-            if !is_canonical(at, 48) && (!wide(self.ops) || !is_canonical(at, 57)) {
-                return Err(Exception::GP0.into());
-            }
-        } else {
-            at &= 0xffff_ffff;
-        }
-        let at = Gva(at);
-        let room = self.room.saturating_sub(u64::from(have));
-        let most = room.min(at.bytes_to_page_end()).min(buf.len() as u64);
-        if most == 0 {
-            return Err(Exception::GP0.into());
-        }
-        match buf.get_mut(..most as usize) {
-            Some(buf) => self.ops.fetch(at, buf),
-            None => Err(Stop::Unhandled),
-        }
     }
 }
 
@@ -313,28 +271,6 @@ impl Emulator {
         &self.insn
     }
 
-    /// Turns what user space has put into the buffer into an answer for the replay; `false` if there is no room for it.
-    fn take_answer(&mut self) -> bool {
-        let mut kept = true;
-        self.work.answer = Answer::None;
-        match self.work.wanted {
-            Wanted::Nothing => {}
-            Wanted::Mmio { gpa, len } => {
-                if let Some(data) = self.work.data.get(..usize::from(len)) {
-                    kept = self.work.reads.record(gpa, data);
-                }
-            }
-            Wanted::Port(port) => self.work.answer = Answer::Port(port),
-            Wanted::ReadMsr(index) => {
-                let value = portio::little_endian(self.work.data.get(..8).unwrap_or_default());
-                self.work.answer = Answer::ReadMsr(index, value);
-            }
-            Wanted::WriteMsr(index, _) => self.work.answer = Answer::WriteMsr(index),
-        }
-        self.work.reads.rewind();
-        kept
-    }
-
     /// Executes the decoded instruction and commits.
     fn execute(&mut self, regs: &mut Regs, ops: &mut dyn VcpuOps, mode: Mode) -> Outcome {
         self.execute_with(regs, ops, mode, true, |exec| {
@@ -411,119 +347,5 @@ impl Emulator {
                 self.stopped(stop, before)
             }
         }
-    }
-
-    /// Makes the staged state the vCPU's.
-    fn commit(
-        &mut self,
-        regs: &mut Regs,
-        rip: u64,
-        flags: u64,
-        shadow: Shadow,
-        trap: u64,
-        more: bool,
-    ) -> Completed {
-        let mut left = self.work.dirty;
-        while left != 0 {
-            let r = left.trailing_zeros() as u8;
-            left &= left.wrapping_sub(1);
-            let value = self
-                .work
-                .gpr
-                .get(usize::from(r & 15))
-                .copied()
-                .unwrap_or_default();
-            regs.write(r, value);
-        }
-        let done = Completed {
-            gprs: self.work.dirty,
-            rflags: regs.rflags != flags,
-            shadow,
-            trap,
-            more,
-        };
-        regs.rip = rip;
-        regs.rflags = flags;
-        done
-    }
-
-    /// The outcome of a committed instruction: done, or its writes go to user space first.
-    #[inline]
-    fn deliver(&mut self, done: Completed) -> Outcome {
-        if self.work.writes.is_empty() && self.work.port_out.is_none() {
-            return Outcome::Completed(done);
-        }
-        self.phase = Phase::Writing;
-        self.next_write(Some(done))
-    }
-
-    /// The next queued write.
-    fn next_write(&mut self, done: Option<Completed>) -> Outcome {
-        if let Some(f) = self.work.writes.pop() {
-            let exit = UserExit::MmioWrite {
-                gpa: f.gpa,
-                len: f.len,
-                data: f.data,
-            };
-            return Outcome::Exit(exit, done);
-        }
-        if let Some(p) = self.work.port_out.take() {
-            self.data_len = (u32::from(p.size).wrapping_mul(p.count)) as u16;
-            let exit = UserExit::PioOut {
-                port: p.port,
-                size: p.size,
-                count: p.count,
-            };
-            return Outcome::Exit(exit, done);
-        }
-        self.phase = Phase::Idle;
-        Outcome::Drained
-    }
-
-    /// The outcome of an instruction that did not complete.
-    fn stopped(&mut self, stop: Stop, before: Option<Completed>) -> Outcome {
-        if let (Stop::Retry | Stop::Unhandled | Stop::Shutdown, Some(done)) = (stop, before) {
-            // What stopped the next iteration will stop it again when it is the first.
-            return Outcome::Completed(done);
-        }
-        match stop {
-            Stop::Fault(e) => Outcome::Inject(e, before),
-            Stop::Retry => Outcome::Retry,
-            Stop::Shutdown => Outcome::Shutdown,
-            Stop::Unhandled => Outcome::Unhandled(Bytes {
-                len: self.insn.fetched,
-                bytes: self.insn.bytes,
-            }),
-            Stop::User => match self.wanted() {
-                Some(exit) => Outcome::Exit(exit, before),
-                None => Outcome::Unhandled(Bytes {
-                    len: self.insn.fetched,
-                    bytes: self.insn.bytes,
-                }),
-            },
-        }
-    }
-
-    /// The exit that the wish of the execution amounts to; sizes the buffer for it.
-    fn wanted(&mut self) -> Option<UserExit> {
-        let (len, exit) = match self.work.wanted {
-            Wanted::Nothing => {
-                self.phase = Phase::Idle;
-                return None;
-            }
-            Wanted::Mmio { gpa, len } => (u16::from(len), UserExit::MmioRead { gpa, len }),
-            Wanted::Port(p) => (
-                u32::from(p.size).wrapping_mul(p.count) as u16,
-                UserExit::PioIn {
-                    port: p.port,
-                    size: p.size,
-                    count: p.count,
-                },
-            ),
-            Wanted::ReadMsr(index) => (8, UserExit::ReadMsr { index }),
-            Wanted::WriteMsr(index, value) => (0, UserExit::WriteMsr { index, value }),
-        };
-        self.data_len = len;
-        Some(exit)
     }
 }
