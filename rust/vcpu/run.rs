@@ -166,6 +166,8 @@ impl Running<'_> {
     /// Runs the guest until something needs user space.
     fn run_guest(&mut self) -> Result<usize> {
         self.arch.has_run = true;
+        // An error leaves it so: what user space reads is not the exit before.
+        self.vcpu.run.set_reason(UserExit::Unknown);
         loop {
             let flow = if self.is_runnable() {
                 self.enter_guest()?

@@ -35,6 +35,7 @@ const DETAIL: usize = 32;
 #[repr(u32)]
 #[allow(missing_docs)] // the names are the header's, without KVM_EXIT_
 pub(crate) enum UserExit {
+    Unknown = 0,
     Io = 2,
     Debug = 4,
     Hlt = 5,

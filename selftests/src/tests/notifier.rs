@@ -15,6 +15,7 @@ use crate::vcpu::Exit;
 use crate::vm::Vm;
 use crate::watcher::{watch, Seen, STOP, WINDOW};
 use crate::{Outcome, MIB, PAGE};
+use kvm_bindings::KVM_EXIT_IO;
 
 const PAGES: usize = 16;
 const ALL: i32 = libc::PROT_READ | libc::PROT_WRITE;
@@ -172,6 +173,10 @@ fn gone(t: &mut Tap, dev: &Device) -> Outcome {
     t.eq("the guest reads", vcpu.run()?, Exit::out32(0x40, 0x77));
     window.unmap(WINDOW, PAGES * PAGE)?;
     t.errno("unmapped: KVM_RUN fails", vcpu.run(), libc::EFAULT);
+    t.ok(
+        "and does not tell of the exit before",
+        vcpu.shared().exit_reason != KVM_EXIT_IO,
+    );
     t.errno("and again", vcpu.run(), libc::EFAULT);
     window.remap(WINDOW, PAGES * PAGE, ALL)?;
     t.eq("mapped again: zeros", vcpu.run()?, Exit::out32(0x40, 0));
