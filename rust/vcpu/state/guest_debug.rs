@@ -109,6 +109,10 @@ impl Running<'_> {
             dr7,
             step_from: self.linear_rip().0,
         };
+        if !self.arch.guest_debug.takes_debug_exceptions() {
+            // A step that ended in an exit of another kind is not told of any more.
+            self.vcpu.requests.take(Request::DebugStep);
+        }
         self.write_dr7();
         self.set_rflags(flags);
         self.write_exception_bitmap();

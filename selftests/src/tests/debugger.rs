@@ -31,6 +31,7 @@ const VECTOR_PORT: u16 = 0x40;
 
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     stops(t, dev)?;
+    leaves_in_a_step(t, dev)?;
     general_detect(t, dev)?;
     held_back(t, dev)
 }
@@ -92,6 +93,30 @@ fn stops(t: &mut Tap, dev: &Device) -> Outcome {
         vcpu.run()?,
         Exit::Hlt,
     );
+    Ok(())
+}
+
+/// A step over a write to a device comes out for the device; a debugger that leaves then has seen the last of the guest.
+fn leaves_in_a_step(t: &mut Tap, dev: &Device) -> Outcome {
+    const DEVICE: u64 = 0xd000_0000;
+    let vm = Vm::new(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut vcpu = vm.vcpu(0)?;
+    let code = asm64(|a| {
+        a.mov(dword_ptr(rbx), ecx)?;
+        a.nop()?;
+        a.hlt()
+    });
+    setup::start(&vcpu, &ram, Mode::Long, &code)?;
+    vcpu.with_regs(|r| r.rbx = DEVICE)?;
+    control(&vcpu, KVM_GUESTDBG_SINGLESTEP, [0; 8])?;
+    t.eq(
+        "a step over a write to a device",
+        vcpu.run()?,
+        Exit::mmio_write(DEVICE, &[0; 4]),
+    );
+    debugger_leaves(&vcpu)?;
+    t.eq("the debugger leaves", vcpu.run()?, Exit::Hlt);
     Ok(())
 }
 
