@@ -112,8 +112,8 @@ impl EntryGuard<'_, '_> {
             debug_registers::load(addresses);
         }
         // SAFETY: Interrupts are off, and the task is about to enter a guest.
-        self.host_debugctl
-            .set(unsafe { bindings::rkvm_guest_entry_begin() });
+        let debugctl = unsafe { bindings::rkvm_guest_entry_begin() };
+        self.host_debugctl.set(debugctl);
         self.refresh_host_control_registers();
     }
 
