@@ -60,6 +60,12 @@ impl DeliveryMode {
             _ => Self::ExtInt,
         }
     }
+
+    /// Whether the APIC that takes the message gets a vector of it, and ends that with an EOI.
+    #[inline]
+    pub const fn has_eoi(self) -> bool {
+        matches!(self, Self::Fixed | Self::LowestPriority)
+    }
 }
 
 /// How a destination is read.

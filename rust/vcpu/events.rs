@@ -315,6 +315,15 @@ impl Running<'_> {
         self.hw.write(GUEST_INTERRUPTIBILITY_INFO, state | bit);
     }
 
+    /// So many NMIs have come. One can wait while another is handled; without one in the works there may be two, of which
+    /// the first is on its way: hardware would have taken it already.
+    pub(crate) fn pend_nmis(&mut self, count: u8) {
+        let injected = self.arch.events.injected;
+        let busy = self.nmi_blocked() || injected.is_some_and(|i| i.info.kind() == EventType::Nmi);
+        let limit = if busy { 1 } else { 2 };
+        self.arch.events.nmis = self.arch.events.nmis.saturating_add(count).min(limit);
+    }
+
     fn nmi_allowed(&self) -> bool {
         let blocking = interruptibility::NMI | interruptibility::STI | interruptibility::MOV_SS;
         self.arch.events.injected.is_none()

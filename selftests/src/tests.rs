@@ -46,6 +46,7 @@ mod mode_switch;
 mod msi;
 mod msr;
 mod msr_filter;
+mod nmi;
 mod notifier;
 mod pio;
 mod pio_string;
@@ -146,6 +147,7 @@ tests! {
     irqfd: "KVM_IRQFD, edges and resampled levels",
     msi: "KVM_SIGNAL_MSI and KVM_SET_GSI_ROUTING",
     split_irqchip: "local APICs in the kernel, the rest in user space",
+    nmi: "NMIs of devices, the I/O APIC and processors",
     lapic_timer: "one-shot, periodic, TSC deadline",
     pit: "PIT and PIC",
     smp: "INIT and SIPI, interrupts between two vCPUs",

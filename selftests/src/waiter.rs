@@ -12,6 +12,8 @@ use crate::MIB;
 
 /// The page of the local APIC.
 pub const APIC: u64 = 0xfee0_0000;
+/// The page of the I/O APIC.
+pub const IOAPIC: u64 = 0xfec0_0000;
 const EOI: u64 = 0xb0;
 const SPURIOUS: u64 = 0xf0;
 const WAITING: u16 = 0x41;
@@ -50,6 +52,16 @@ pub fn start(
     });
     setup::start(vcpu, &ram, Mode::Long, &code)?;
     Ok(ram)
+}
+
+/// Assembles what writes an entry of the I/O APIC, for the processor with APIC id 0. Uses RBX.
+pub fn ioapic_entry(a: &mut CodeAssembler, pin: u32, low: u32) -> Asm {
+    a.mov(rbx, IOAPIC)?;
+    for (register, value) in [(0x11 + 2 * pin, 0), (0x10 + 2 * pin, low)] {
+        a.mov(dword_ptr(rbx), register)?;
+        a.mov(dword_ptr(rbx + 0x10), value)?;
+    }
+    Ok(())
 }
 
 /// Writes the handler of `vector`, which tells of it first, then ends it.

@@ -184,7 +184,7 @@ impl Ioapic {
         } else {
             old & !0xffff_ffff | u64::from(value) & !READ_ONLY | old & READ_ONLY
         };
-        if new & rte::LEVEL == 0 {
+        if !is_level(new) {
             // Guests clear Remote IRR by a turn through edge mode, where the chip has no EOI register.
             new &= !rte::REMOTE_IRR;
         }
@@ -194,7 +194,7 @@ impl Ioapic {
             effects.mask_changed = Some((pin, new & rte::MASKED != 0));
         }
         let bit = bit(pin);
-        if new & rte::LEVEL != 0 {
+        if is_level(new) {
             self.done &= !bit;
             let ready = new & (rte::MASKED | rte::REMOTE_IRR) == 0;
             if ready && self.regs.irr & bit != 0 {
@@ -249,7 +249,7 @@ impl Ioapic {
         }
         let was = self.regs.irr & bit != 0;
         self.regs.irr |= bit;
-        if self.entry(pin) & rte::LEVEL == 0 && was {
+        if !is_level(self.entry(pin)) && was {
             return Delivery::Coalesced;
         }
         self.service(pin, line_status, sink)
@@ -258,7 +258,7 @@ impl Ioapic {
     /// Sends the message of a pin, if the pin can.
     fn service(&mut self, pin: u8, line_status: bool, sink: &mut impl Deliver) -> Delivery {
         let entry = self.entry(pin);
-        let level = entry & rte::LEVEL != 0;
+        let level = is_level(entry);
         if entry & rte::MASKED != 0 || level && entry & rte::REMOTE_IRR != 0 {
             return Delivery::Ignored;
         }
@@ -311,7 +311,7 @@ impl Ioapic {
         let mut storm = false;
         for pin in 0..PINS as u8 {
             let entry = self.entry(pin);
-            if entry as u8 != vector || entry & rte::LEVEL == 0 {
+            if entry as u8 != vector || !is_level(entry) {
                 continue;
             }
             self.set_entry(pin, entry & !rte::REMOTE_IRR);
@@ -334,7 +334,7 @@ impl Ioapic {
     /// Sends what [`Self::eoi`] held back.
     pub fn service_delayed(&mut self, sink: &mut impl Deliver) {
         for pin in 0..PINS as u8 {
-            if self.entry(pin) & rte::LEVEL != 0 && self.regs.irr & bit(pin) != 0 {
+            if is_level(self.entry(pin)) && self.regs.irr & bit(pin) != 0 {
                 self.service(pin, false, sink);
             }
         }
@@ -389,7 +389,7 @@ impl Ioapic {
                 .is_some_and(|l| l.is_high());
             if state.irr & bit(pin) != 0 {
                 self.set_level(pin, true, true, sink);
-            } else if high && self.entry(pin) & rte::LEVEL == 0 {
+            } else if high && !is_level(self.entry(pin)) {
                 // The edge of this line was sent before the state was saved.
                 self.regs.irr |= bit(pin);
                 self.done |= bit(pin);
@@ -416,21 +416,28 @@ const fn bit(pin: u8) -> u32 {
     1u32.wrapping_shl(pin as u32)
 }
 
+const fn mode(entry: u64) -> DeliveryMode {
+    DeliveryMode::from_bits((entry >> 8) as u32)
+}
+
+/// Whether an entry is level triggered. Datasheet, "I/O Redirection Table Registers": NMI, SMI and INIT are always edge,
+/// whatever the entry says; nobody would send an EOI for them.
+const fn is_level(entry: u64) -> bool {
+    entry & rte::LEVEL != 0 && mode(entry).has_eoi()
+}
+
 /// The message of a redirection table entry.
 fn message(entry: u64) -> Interrupt {
-    let mode = DeliveryMode::from_bits((entry >> 8) as u32);
-    // SDM: the other modes are always edge; nobody would send an EOI for them.
-    let has_trigger = matches!(mode, DeliveryMode::Fixed | DeliveryMode::LowestPriority);
     Interrupt {
         dest: (entry >> 56) as u32,
         vector: entry as u8,
-        mode,
+        mode: mode(entry),
         dest_mode: if entry & rte::LOGICAL != 0 {
             DestMode::Logical
         } else {
             DestMode::Physical
         },
-        trigger: if has_trigger && entry & rte::LEVEL != 0 {
+        trigger: if is_level(entry) {
             Trigger::Level
         } else {
             Trigger::Edge

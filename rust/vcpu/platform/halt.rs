@@ -206,20 +206,27 @@ impl Running<'_> {
         // A guest without SMM has nothing to do at an SMI.
         let now = Events::TIMER
             .union(Events::ILLEGAL_VECTOR)
-            .union(Events::NMI)
             .union(Events::SMI);
         let taken = inbox.take_events(now);
         let start = inbox.events().has(START);
         if taken.has(Events::ILLEGAL_VECTOR) {
             apic.lapic.note_illegal_vector();
         }
-        let nmis = &mut self.arch.events.nmis;
-        *nmis = nmis.saturating_add(taken.nmis() as u8).min(2);
+        self.take_nmis();
         if taken.has(Events::TIMER) {
             self.timer_may_be_due();
         }
         if start {
             self.take_init_and_sipi();
+        }
+    }
+
+    /// Takes the NMIs that others have posted.
+    pub(crate) fn take_nmis(&mut self) {
+        let posted = self.take_events(Events::NMI).nmis() as u8;
+        if posted != 0 {
+            self.pend_nmis(posted);
+            self.vcpu.requests.set_own(Request::Event);
         }
     }
 

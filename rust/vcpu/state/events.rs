@@ -83,6 +83,7 @@ impl Running<'_> {
     /// KVM_GET_VCPU_EVENTS.
     pub(crate) fn vcpu_events(&mut self) -> kvm_vcpu_events {
         self.deliver_payload_early();
+        self.take_nmis();
         let mut out = kvm_vcpu_events::zeroed();
         self.report_exception(&mut out);
         let interrupt = match self.arch.events.injected {
@@ -163,6 +164,8 @@ impl Running<'_> {
         if (pending || injected) && (nr > 31 || nr == Vector::Nmi as u8) {
             return Err(EINVAL);
         }
+        // Those that came before are replaced by what user space says, or counted before it changes what blocks them.
+        self.take_nmis();
         self.arch.events.exception = None;
         self.arch.events.injected = None;
         self.arch.events.user_interrupt = None;
@@ -177,6 +180,8 @@ impl Running<'_> {
             self.set_interrupt_shadow(new.interrupt.shadow);
         }
         self.set_nmi_blocked(new.nmi.masked != 0);
+        // No more may wait than could have come in this state.
+        self.pend_nmis(0);
         if flagged(valid::SIPI_VECTOR) {
             self.user_sets_sipi_vector(new.sipi_vector as u8);
         }

@@ -3,7 +3,6 @@
 //! KVM_INTERRUPT, KVM_NMI and KVM_SET_SIGNAL_MASK (api.rst).
 
 use kernel::prelude::*;
-use rkvm_core::vmx::event::EventType;
 
 use crate::{
     sys::{
@@ -40,12 +39,9 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// KVM_NMI. One can wait while another is handled; without one in the works there may be two.
+    /// KVM_NMI.
     pub(crate) fn user_nmi(&mut self) {
-        let injected = self.arch.events.injected;
-        let busy = self.nmi_blocked() || injected.is_some_and(|i| i.info.kind() == EventType::Nmi);
-        let limit = if busy { 1 } else { 2 };
-        self.arch.events.nmis = self.arch.events.nmis.saturating_add(1).min(limit);
+        self.pend_nmis(1);
         self.vcpu.requests.set_own(Request::Event);
     }
 
