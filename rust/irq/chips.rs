@@ -312,6 +312,8 @@ impl Irq {
         let Some(chips) = self.chips() else {
             return;
         };
+        // One lock over all of it: an older list of who listens must not replace a newer one.
+        let ioapic = chips.ioapic.lock();
         let mut notified = 0;
         for pin in 0..ioapic::PINS as u8 {
             let heard = self
@@ -322,8 +324,7 @@ impl Irq {
             }
         }
         let mut words = [0u64; 4];
-        let ioapic = chips.ioapic.lock();
-        ioapic.routes(notified, |_, _, vector| {
+        ioapic.heard_vectors(notified, |vector| {
             if let Some(word) = words.get_mut(usize::from(vector >> 6)) {
                 *word |= 1u64.wrapping_shl(vector.into());
             }

@@ -51,6 +51,7 @@ mod notifier;
 mod pio;
 mod pio_string;
 mod pit;
+mod rtc;
 mod signal_mask;
 mod signals;
 mod smp;
@@ -149,7 +150,8 @@ tests! {
     split_irqchip: "local APICs in the kernel, the rest in user space",
     nmi: "NMIs of devices, the I/O APIC and processors",
     lapic_timer: "one-shot, periodic, TSC deadline",
-    pit: "PIT and PIC",
+    pit: "PIT through PIC and I/O APIC",
+    rtc: "KVM_IRQ_LINE_STATUS of the real-time clock",
     smp: "INIT and SIPI, interrupts between two vCPUs",
     syscall_msrs: "the MSRs of SYSCALL and TSC_AUX, two guests and the host in turn",
     two_vms: "two VMs in turn and in two threads",

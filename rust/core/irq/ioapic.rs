@@ -340,13 +340,16 @@ impl Ioapic {
         }
     }
 
-    /// Calls `f` with destination and vector of each pin whose EOIs the IOAPIC has to hear of: level pins, the
-    /// clock's, and those in the bitmap `notified`.
-    pub fn routes(&self, notified: u32, mut f: impl FnMut(u32, DestMode, u8)) {
+    /// Calls `f` with each vector whose EOIs the I/O APIC has to hear of: those of level pins, of the clock, and of the
+    /// pins in the bitmap `notified`.
+    pub fn heard_vectors(&self, notified: u32, mut f: impl FnMut(u8)) {
+        if let Some(vector) = self.rtc.awaited() {
+            // The guest may have given the pin another vector since.
+            f(vector);
+        }
         for (entry, pin) in self.regs.redirtbl.iter().zip(0u8..) {
-            if entry & rte::LEVEL != 0 || pin == RTC_PIN || notified & bit(pin) != 0 {
-                let irq = message(*entry);
-                f(irq.dest, irq.dest_mode, irq.vector);
+            if is_level(*entry) || pin == RTC_PIN || notified & bit(pin) != 0 {
+                f(*entry as u8);
             }
         }
     }

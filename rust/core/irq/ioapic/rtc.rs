@@ -35,9 +35,19 @@ impl RtcTracking {
         self.pending
     }
 
+    /// The vector whose EOI has to come before the next tick.
+    #[inline]
+    pub(super) fn awaited(&self) -> Option<u8> {
+        self.pending.then_some(self.vector)
+    }
+
     pub(super) fn send(&mut self, irq: &Interrupt, sink: &mut impl Deliver) -> Delivery {
-        self.vector = irq.vector;
         self.waiting.clear();
+        if !irq.mode.has_eoi() {
+            self.pending = false;
+            return sink.deliver(irq, None);
+        }
+        self.vector = irq.vector;
         let delivery = sink.deliver(irq, Some(&mut self.waiting));
         self.pending = !self.waiting.is_empty();
         delivery

@@ -166,6 +166,59 @@ fn the_clock_coalesces_until_its_eoi() {
 }
 
 #[test]
+fn an_nmi_is_an_edge_whatever_its_entry_says() {
+    let (mut io, mut sink) = (Ioapic::new(false), Sink::new());
+    let _ = set_rte(&mut io, 4, 0x8440, &mut sink);
+    assert_eq!(
+        io.set_line(4, USER, true, false, &mut sink),
+        Delivery::Accepted(1)
+    );
+    assert_eq!(
+        io.set_line(4, IrqSource::Pit, true, false, &mut sink),
+        Delivery::Coalesced
+    );
+    // The EOI of another interrupt with this vector is not its business, and neither is a mask that goes.
+    assert!(!io.eoi(VcpuIndex(0), 0x40, Trigger::Level, true, &mut sink));
+    let _ = set_rte(&mut io, 4, 0x1_8440, &mut sink);
+    let _ = set_rte(&mut io, 4, 0x8440, &mut sink);
+    io.service_delayed(&mut sink);
+    assert_eq!(sink.got.len(), 1);
+    io.set_line(4, USER, false, false, &mut sink);
+    io.set_line(4, IrqSource::Pit, false, false, &mut sink);
+    io.set_line(4, USER, true, false, &mut sink);
+    assert_eq!(sink.got.len(), 2);
+}
+
+#[test]
+fn a_clock_that_makes_nmis_waits_for_no_eoi() {
+    let (mut io, mut sink) = (Ioapic::new(false), Sink::new());
+    let _ = set_rte(&mut io, RTC_PIN, 0x448, &mut sink);
+    for _ in 0..2 {
+        assert_eq!(
+            io.set_line(RTC_PIN, USER, true, true, &mut sink),
+            Delivery::Accepted(1)
+        );
+        io.set_line(RTC_PIN, USER, false, true, &mut sink);
+    }
+}
+
+#[test]
+fn the_clocks_old_vector_is_heard_until_its_eoi() {
+    fn heard(io: &Ioapic) -> Vec<u8> {
+        let mut vectors = vec![];
+        io.heard_vectors(0, |v| vectors.push(v));
+        vectors
+    }
+    let (mut io, mut sink) = (Ioapic::new(false), Sink::new());
+    let _ = set_rte(&mut io, RTC_PIN, 0x48, &mut sink);
+    io.set_line(RTC_PIN, USER, true, true, &mut sink);
+    let _ = set_rte(&mut io, RTC_PIN, 0x49, &mut sink);
+    assert_eq!(heard(&io), [0x48, 0x49]);
+    assert!(!io.eoi(VcpuIndex(0), 0x48, Trigger::Edge, true, &mut sink));
+    assert_eq!(heard(&io), [0x49]);
+}
+
+#[test]
 fn unmasking_asks_the_resampler_first() {
     let (mut io, mut sink) = (Ioapic::new(false), Sink::new());
     let _ = set_rte(&mut io, 3, 0x1_8040, &mut sink);
