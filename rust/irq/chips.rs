@@ -44,7 +44,6 @@ use crate::{
     sys::{
         clock::monotonic_ns,
         hrtimer::{
-            Next,
             Timer,
             TimerCallback, //
         },
@@ -61,7 +60,7 @@ const IOAPIC_BYTES: u64 = 0x100;
 /// PIC and I/O APIC.
 #[pin_data]
 pub(crate) struct Chips {
-    /// Innermost but for the locks of the host's timers and wake-ups; never with `ioapic`.
+    /// Never with `ioapic`. Inside either come the PIT and the locks of the host's timers and wake-ups.
     #[pin]
     pub(super) pic: SpinLockIrq<Pic>,
     #[pin]
@@ -138,6 +137,7 @@ impl Irq {
         for pin in bits(effects.acked.into()) {
             if let Some(gsi) = self.gsi(|routes| routes.gsi_of_pic(pin)) {
                 self.tell_acked(gsi);
+                self.gsi_ended(gsi);
             }
         }
         if effects.mask_changed != 0 {
@@ -257,11 +257,10 @@ impl Irq {
             }
         }
         if let Some(pin) = effects.resample {
-            self.pin_acked(pin);
+            self.pins_acked(bit(pin));
         }
         if let Some(vector) = effects.eoi {
-            self.pins_acked(chips, vector);
-            storm = chips.ioapic.lock().eoi_level(vector, &mut Sink(self));
+            storm = self.end_vector(chips, vector, |ioapic, sink| ioapic.eoi_level(vector, sink));
         }
         if effects.rescan {
             self.rescan();
@@ -269,17 +268,33 @@ impl Irq {
         storm
     }
 
-    fn pin_acked(&self, pin: u8) {
-        if let Some(gsi) = self.gsi(|routes| routes.gsi_of_ioapic(pin)) {
+    /// The GSIs of the pins in a bitmap.
+    fn gsis(&self, pins: u32) -> impl Iterator<Item = u32> + '_ {
+        bits(pins).filter_map(|pin| self.gsi(|routes| routes.gsi_of_ioapic(pin)))
+    }
+
+    fn pins_acked(&self, pins: u32) {
+        for gsi in self.gsis(pins) {
             self.tell_acked(gsi);
         }
     }
 
-    fn pins_acked(&self, chips: &Chips, vector: u8) {
+    /// Does `eoi`, the I/O APIC's part of the end of `vector`. True: some pin is in a storm.
+    fn end_vector(
+        &self,
+        chips: &Chips,
+        vector: u8,
+        eoi: impl FnOnce(&mut Ioapic, &mut Sink<'_>) -> bool,
+    ) -> bool {
         let pins = chips.ioapic.lock().pins_of(vector);
-        for pin in bits(pins) {
-            self.pin_acked(pin);
+        // Who lets go of a line does so before the I/O APIC looks whether it is still high.
+        self.pins_acked(pins);
+        let storm = eoi(&mut chips.ioapic.lock(), &mut Sink(self));
+        // Who pulses a line does so after it: a level pin drops what comes before its EOI.
+        for gsi in self.gsis(pins) {
+            self.gsi_ended(gsi);
         }
+        storm
     }
 
     /// A local APIC has ended an interrupt that the I/O APIC may have sent. True: some pin is in a storm.
@@ -290,14 +305,15 @@ impl Irq {
         if eoi.trigger == Trigger::Edge && !chips.hears_edge(eoi.vector) {
             return false;
         }
-        self.pins_acked(chips, eoi.vector);
-        chips.ioapic.lock().eoi(
-            VcpuIndex(vcpu),
-            eoi.vector,
-            eoi.trigger,
-            eoi.broadcast,
-            &mut Sink(self),
-        )
+        self.end_vector(chips, eoi.vector, |ioapic, sink| {
+            ioapic.eoi(
+                VcpuIndex(vcpu),
+                eoi.vector,
+                eoi.trigger,
+                eoi.broadcast,
+                sink,
+            )
+        })
     }
 
     /// Sends what was held back in a storm.
@@ -320,7 +336,7 @@ impl Irq {
                 .gsi(|routes| routes.gsi_of_ioapic(pin))
                 .is_some_and(|gsi| self.listens(gsi) || self.pit_hears(gsi));
             if heard {
-                notified |= 1u32.wrapping_shl(pin.into());
+                notified |= bit(pin);
             }
         }
         let mut words = [0u64; 4];
@@ -346,14 +362,17 @@ impl StormOver {
 }
 
 impl TimerCallback for StormOver {
-    fn expired(&self) -> Next {
+    fn expired(&self, _timer: &StormTimer) {
         self.0.storm_over();
-        Next::Stop
     }
 }
 
 /// The timer of [`StormOver`].
 pub(crate) type StormTimer = Timer<StormOver>;
+
+const fn bit(pin: u8) -> u32 {
+    1u32.wrapping_shl(pin as u32)
+}
 
 /// The numbers of the bits that are set.
 fn bits(mut set: u32) -> impl Iterator<Item = u8> {
@@ -367,11 +386,30 @@ fn bits(mut set: u32) -> impl Iterator<Item = u8> {
     })
 }
 
+/// The chips that have ports.
+enum PortChip {
+    Pic,
+    Pit,
+}
+
+impl PortChip {
+    /// Whose all of these ports are.
+    fn of(port: u16, size: u8) -> Option<Self> {
+        let last = port.checked_add(u16::from(size).checked_sub(1)?)?;
+        match (port, last) {
+            (0x20.., ..=0x21) | (0xa0.., ..=0xa1) | (0x4d0.., ..=0x4d1) => Some(Self::Pic),
+            // The register at 0x61 has four ports, the others are nobody's.
+            (0x40.., ..=0x43) | (0x61, ..=0x64) => Some(Self::Pit),
+            _ => None,
+        }
+    }
+}
+
 impl Vm {
-    /// IN from PIC or interval timer; `None` if the port is not theirs. Interrupts may be off.
+    /// IN from PIC or interval timer; `None` if the ports are not theirs. Interrupts may be off.
     pub(crate) fn chip_port_read(&self, port: u16, size: u8) -> Option<u32> {
-        match port {
-            0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 => {
+        match PortChip::of(port, size)? {
+            PortChip::Pic => {
                 let chips = self.irq.chips()?;
                 // They take bytes; what is wider reads as zero.
                 let byte = if size == 1 {
@@ -381,15 +419,14 @@ impl Vm {
                 };
                 Some(byte.into())
             }
-            0x40..=0x43 | 0x61 => self.pit_read(port, size).map(u32::from),
-            _ => None,
+            PortChip::Pit => self.pit_read(port).map(u32::from),
         }
     }
 
-    /// OUT to PIC or interval timer; false if the port is not theirs. Interrupts may be off.
+    /// OUT to PIC or interval timer; false if the ports are not theirs. Interrupts may be off.
     pub(crate) fn chip_port_write(&self, port: u16, size: u8, value: u32) -> bool {
-        match port {
-            0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 => {
+        match PortChip::of(port, size) {
+            Some(PortChip::Pic) => {
                 let Some(chips) = self.irq.chips() else {
                     return false;
                 };
@@ -399,8 +436,8 @@ impl Vm {
                 }
                 true
             }
-            0x40..=0x43 | 0x61 => self.pit_write(port, size, value as u8),
-            _ => false,
+            Some(PortChip::Pit) => self.pit_write(port, value as u8),
+            None => false,
         }
     }
 

@@ -48,20 +48,18 @@ impl Irq {
         self.notifiers.read(&guard).listens(gsi)
     }
 
-    /// The interrupt of `gsi` is ended. No chip lock is held.
+    /// The interrupt of `gsi` is ended, or its pin unmasked while its request is pending: tells the notifiers. No chip lock
+    /// is held.
     pub(crate) fn tell_acked(&self, gsi: u32) {
-        {
-            let guard = self.srcu.read();
-            for (_, notifier) in self
-                .notifiers
-                .read(&guard)
-                .0
-                .iter()
-                .filter(|(g, _)| *g == gsi)
-            {
-                notifier.acked(gsi);
-            }
+        let guard = self.srcu.read();
+        let notifiers = self.notifiers.read(&guard);
+        for (_, notifier) in notifiers.0.iter().filter(|(g, _)| *g == gsi) {
+            notifier.acked(gsi);
         }
+    }
+
+    /// The interrupt of `gsi` is ended, and the chip is done with that: the interval timer may give its next tick.
+    pub(super) fn gsi_ended(&self, gsi: u32) {
         if gsi == super::pit::GSI {
             self.pit_acked();
         }

@@ -22,7 +22,6 @@ use crate::{
     sys::{
         clock::monotonic_ns,
         hrtimer::{
-            Next,
             Timer,
             TimerCallback, //
         },
@@ -61,17 +60,18 @@ pub(crate) struct PitTick {
 pub(crate) type PitTimer = Timer<PitTick>;
 
 impl TimerCallback for PitTick {
-    fn expired(&self) -> Next {
-        let (tick, alarm) = {
+    fn expired(&self, timer: &PitTimer) {
+        let tick = {
             let mut pit = self.pit.lock.lock();
-            (pit.expired(now()), pit.alarm())
+            let tick = pit.expired(now());
+            // With the lock, so that no vCPU has started the timer for something else meanwhile.
+            if let Some(ns) = pit.alarm() {
+                timer.start(ns as i64);
+            }
+            tick
         };
         if tick {
             self.irq.pit_tick();
-        }
-        match alarm {
-            Some(ns) => Next::At(ns as i64),
-            None => Next::Stop,
         }
     }
 }
@@ -145,20 +145,19 @@ impl Vm {
     /// One access to the timer, after which its host timer is armed anew if `f` answers true.
     fn with_pit<R>(&self, f: impl FnOnce(&mut Pit) -> (R, bool)) -> Option<R> {
         let (pit, timer) = (self.irq.pit()?, self.pit_timer.as_ref()?);
-        let (answer, alarm) = {
-            let mut pit = pit.lock.lock();
-            let before = pit.alarm();
-            let (answer, arm) = f(&mut pit);
-            let after = pit.alarm();
-            (answer, (arm || before != after).then_some(after))
-        };
-        // Early, late or twice is no matter: the chip decides by the time whether a tick is due.
-        match alarm {
-            Some(Some(ns)) => timer.start(ns as i64),
-            Some(None) => {
-                let _ = timer.try_cancel();
+        let mut pit = pit.lock.lock();
+        let before = pit.alarm();
+        let (answer, arm) = f(&mut pit);
+        let after = pit.alarm();
+        if arm || before != after {
+            // Early or twice is no matter, as the chip decides by the time whether a tick is due, but late is: so the
+            // last one to change the alarm is the last one to start the timer.
+            match after {
+                Some(ns) => timer.start(ns as i64),
+                None => {
+                    let _ = timer.try_cancel();
+                }
             }
-            None => {}
         }
         Some(answer)
     }
@@ -169,13 +168,10 @@ impl Vm {
             .is_some_and(|pit| port != 0x61 || pit.speaker)
     }
 
-    /// IN from ports 0x40 to 0x43 and 0x61.
-    pub(super) fn pit_read(&self, port: u16, size: u8) -> Option<u8> {
+    /// IN from ports 0x40 to 0x43 and 0x61. As with C KVM a wider access reaches the register of its first port.
+    pub(super) fn pit_read(&self, port: u16) -> Option<u8> {
         if !self.pit_has_port(port) {
             return None;
-        }
-        if size != 1 {
-            return Some(0);
         }
         self.with_pit(|pit| {
             let value = match port {
@@ -187,16 +183,14 @@ impl Vm {
     }
 
     /// OUT to ports 0x40 to 0x43 and 0x61.
-    pub(super) fn pit_write(&self, port: u16, size: u8, value: u8) -> bool {
+    pub(super) fn pit_write(&self, port: u16, value: u8) -> bool {
         if !self.pit_has_port(port) {
             return false;
         }
-        if size == 1 {
-            self.with_pit(|pit| match port {
-                0x61 => (pit.write_speaker(value, now()), false),
-                _ => (pit.write(port as u8 & 3, value, now()), false),
-            });
-        }
+        self.with_pit(|pit| match port {
+            0x61 => (pit.write_speaker(value, now()), false),
+            _ => (pit.write(port as u8 & 3, value, now()), false),
+        });
         true
     }
 

@@ -8,33 +8,15 @@
 
 use core::marker::PhantomPinned;
 use core::mem::offset_of;
-use core::ptr::addr_of;
 use kernel::bindings as kb;
 use kernel::prelude::*;
-use kernel::sync::Arc;
 use kernel::types::Opaque;
 
-/// What comes after an expiry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Next {
-    /// Nothing, until somebody starts the timer.
-    Stop,
-    /// Expires again at this time of CLOCK_MONOTONIC, in ns; a time in the past: at once.
-    At(i64),
-}
-
 /// Whom a [`Timer`] calls.
-pub(crate) trait TimerCallback: Send + Sync + 'static {
-    /// The time has come. Hard interrupt context, interrupts off. To come again, return [`Next::At`]: it must lie in
-    /// the future often enough that the CPU gets to something else.
-    fn expired(&self) -> Next;
-}
-
-impl<C: TimerCallback> TimerCallback for Arc<C> {
-    #[inline]
-    fn expired(&self) -> Next {
-        (**self).expired()
-    }
+pub(crate) trait TimerCallback: Send + Sync + Sized + 'static {
+    /// The time has come. Hard interrupt context, interrupts off. It may start `timer` again, for a time that lies in the
+    /// future often enough that the CPU gets to something else.
+    fn expired(&self, timer: &Timer<Self>);
 }
 
 /// A timer. Dropping it cancels it and waits for a running callback: not from the callback, and not under a lock that
@@ -114,13 +96,10 @@ impl<C: TimerCallback> Timer<C> {
             .wrapping_sub(offset_of!(Self, timer))
             .cast::<Self>();
         // SAFETY: `timer` is in a `Self`, which is not dropped before the timer is cancelled.
-        let callback = unsafe { &*addr_of!((*this).callback) };
-        if let Next::At(ns) = callback.expired() {
-            // Not by HRTIMER_RESTART with a changed expiry: somebody may have started the timer meanwhile, and the
-            // expiry of a queued timer is not to be touched.
-            // SAFETY: The timer was set up; the function takes the lock of its base, which is free here.
-            unsafe { kb::hrtimer_start_range_ns(timer, ns, 0, Self::MODE) };
-        }
+        let this = unsafe { &*this };
+        this.callback.expired(this);
+        // Not by HRTIMER_RESTART with a changed expiry: somebody may have started the timer meanwhile, and the expiry of a
+        // queued timer is not to be touched.
         kb::hrtimer_restart_HRTIMER_NORESTART
     }
 }

@@ -34,7 +34,6 @@ use crate::{
         apic_page::ApicPages,
         clock::monotonic_ns,
         hrtimer::{
-            Next,
             Timer,
             TimerCallback, //
         },
@@ -61,11 +60,10 @@ struct Bell {
 }
 
 impl TimerCallback for Bell {
-    fn expired(&self) -> Next {
+    fn expired(&self, _timer: &Timer<Self>) {
         let _ = self.pages.inbox.post(Events::TIMER);
         self.requests.set(Request::Apic);
         self.requests.kick();
-        Next::Stop
     }
 }
 

@@ -10,8 +10,11 @@ use crate::sys;
 use crate::tap::Tap;
 use crate::vcpu::Exit;
 use crate::vm::Vm;
+use crate::waiter::{ioapic_entry, APIC};
 use crate::{Outcome, MIB};
 use kvm_bindings::*;
+use std::thread;
+use std::time::Duration;
 
 const VECTOR: u8 = 0x20;
 const HANDLER: u64 = CODE + 0x800;
@@ -124,7 +127,93 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     t.eq("KVM_GET_PIT2 tells mode 2", state.channels[0].mode, 2);
     t.eq("and the count", state.channels[0].count, 0x04a9);
     t.eq("the gate of channel 2 is on", state.channels[2].gate, 1);
+    wide(t, dev)?;
+    level(t, dev)?;
     refused(t, dev)
+}
+
+/// Words and doublewords within the ports: their low byte is for the register of the first.
+fn wide(t: &mut Tap, dev: &Device) -> Outcome {
+    let vm = Vm::with_irqchip(dev)?;
+    vm.fd.create_pit2(kvm_pit_config::default())?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut vcpu = vm.vcpu(0)?;
+    let code = asm32(|a| {
+        // What reaches beyond them is not for the PIT.
+        a.mov(eax, 0x1234_5630)?;
+        a.out(0x43, ax)?;
+        // Channel 0: mode 4, both bytes.
+        a.mov(al, 0x38)?;
+        a.out(0x43, al)?;
+        a.mov(eax, 0x5634)?;
+        a.out(0x40, ax)?;
+        a.mov(eax, 0xffff_ff12u32)?;
+        a.out(0x40, eax)?;
+        // Its mode, by the read-back command.
+        a.mov(al, 0xe2)?;
+        a.out(0x43, al)?;
+        a.mov(eax, -1)?;
+        a.in_(eax, 0x40)?;
+        a.out(i32::from(DONE), eax)
+    });
+    setup::start(&vcpu, &ram, Mode::Protected, &code)?;
+    t.eq("beyond the ports", vcpu.run()?, Exit::out16(0x43, 0x5630));
+    let exit = vcpu.run()?;
+    let state = vm.fd.get_pit2()?.channels[0];
+    t.eq("wide writes: the mode", state.mode, 4);
+    t.eq("wide writes: the count", state.count, 0x1234);
+    match exit {
+        Exit::Out { data, .. } => {
+            t.eq("a wide read: the status", data[0] & 0x3f, 0x38);
+            t.eq("and nothing else", data[1..].to_vec(), vec![0; 3])
+        }
+        other => t.eq("a wide read", other, Exit::out32(DONE, 0x38)),
+    };
+    Ok(())
+}
+
+/// Channel 0 at a level-triggered pin of the I/O APIC: ticks that the guest was too slow for come after the EOI.
+fn level(t: &mut Tap, dev: &Device) -> Outcome {
+    const LEVEL: u32 = 1 << 15;
+    const PERIOD: Duration = Duration::from_millis(1);
+    let vm = Vm::with_irqchip(dev)?;
+    vm.fd.create_pit2(kvm_pit_config::default())?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut vcpu = vm.vcpu(0)?;
+    let code = asm64(|a| {
+        a.mov(rbx, APIC)?;
+        a.mov(dword_ptr(rbx + 0xf0), 0x1ffu32)?;
+        ioapic_entry(a, 0, LEVEL | u32::from(VECTOR))?;
+        // The PIC is masked. Mode 2, about 1 kHz.
+        for (port, value) in [(0x21, 0xff), (0x43, 0x34), (0x40, 0xa9), (0x40, 0x04)] {
+            a.mov(al, value)?;
+            a.out(port, al)?;
+        }
+        let mut again = a.create_label();
+        a.sti()?;
+        a.set_label(&mut again)?;
+        a.hlt()?;
+        a.jmp(again)
+    });
+    setup::start(&vcpu, &ram, Mode::Long, &code)?;
+    let handler = assemble(64, HANDLER, |a| {
+        a.out(i32::from(DONE), al)?;
+        a.mov(rbx, APIC)?;
+        a.mov(dword_ptr(rbx + 0xb0), 0u32)?;
+        a.iretq()
+    });
+    ram.write(HANDLER, &handler);
+    setup::gate(&ram, Mode::Long, VECTOR, HANDLER);
+    for n in 1..=3 {
+        t.eq(
+            format!("level: tick {n}"),
+            vcpu.run()?,
+            Exit::out8(DONE, 0x04),
+        );
+        // Before the EOI.
+        thread::sleep(PERIOD * 5);
+    }
+    Ok(())
 }
 
 fn refused(t: &mut Tap, dev: &Device) -> Outcome {
