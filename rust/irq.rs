@@ -250,21 +250,17 @@ impl Irq {
             })
     }
 
-    /// Whether user space's I/O APIC has sent the interrupt that this vCPU has ended, level triggered.
-    pub(crate) fn user_hears(&self, vcpu: usize, eoi: &Eoi) -> bool {
-        let Ok(vcpu) = u16::try_from(vcpu) else {
-            return false;
-        };
+    /// Whether a pin of user space's I/O APIC has the vector that a vCPU has ended, level triggered. Where the pin goes does
+    /// not count: the guest may have sent it elsewhere meanwhile, and an I/O APIC looks at the vector only.
+    pub(crate) fn user_hears(&self, eoi: &Eoi) -> bool {
         let guard = self.srcu.read();
-        let (routes, map) = (self.routes.read(&guard), self.destinations.read(&guard));
+        let routes = self.routes.read(&guard);
         eoi.trigger == Trigger::Level
             && (0..self.split_pins()).any(|gsi| {
                 routes.get(gsi).iter().any(|route| match route.target {
-                    Target::Msi(msi) => msi.decode(false).is_ok_and(|irq| {
-                        irq.trigger == Trigger::Level
-                            && irq.vector == eoi.vector
-                            && map.matches(VcpuIndex(vcpu), irq.dest, irq.dest_mode)
-                    }),
+                    Target::Msi(msi) => msi
+                        .decode(false)
+                        .is_ok_and(|irq| irq.trigger == Trigger::Level && irq.vector == eoi.vector),
                     Target::Pic(_) | Target::Ioapic(_) => false,
                 })
             })

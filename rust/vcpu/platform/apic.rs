@@ -256,7 +256,7 @@ impl Running<'_> {
     fn ended(&mut self, eoi: Eoi) {
         match self.vm.irq.irqchip() {
             Irqchip::Full => self.vm.ioapic_eoi(self.vcpu.index, eoi),
-            Irqchip::Split if self.vm.irq.user_hears(self.vcpu.index, &eoi) => {
+            Irqchip::Split if self.vm.irq.user_hears(&eoi) => {
                 self.arch.ended_vector = eoi.vector;
                 self.vcpu.requests.set_own(Request::IoapicEoi);
             }

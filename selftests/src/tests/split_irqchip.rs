@@ -42,14 +42,15 @@ fn message(data: u32) -> kvm_msi {
     }
 }
 
-fn route(gsi: u32, data: u32) -> kvm_irq_routing_entry {
+/// A pin whose messages go to the processor with APIC id `to`.
+fn route(gsi: u32, to: u32, data: u32) -> kvm_irq_routing_entry {
     let mut e = kvm_irq_routing_entry {
         gsi,
         type_: KVM_IRQ_ROUTING_MSI,
         ..Default::default()
     };
     e.u.msi = kvm_irq_routing_msi {
-        address_lo: APIC as u32,
+        address_lo: APIC as u32 | to << 12,
         data,
         ..Default::default()
     };
@@ -74,8 +75,8 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     let mut vcpu = vm.vcpu(0)?;
     let _ram = guest(&vcpu, &vm)?;
     let table = KvmIrqRouting::from_entries(&[
-        route(5, LEVEL | u32::from(LEVEL_VECTOR)),
-        route(PINS as u32 + 1, u32::from(EDGE_VECTOR)),
+        route(5, 0, LEVEL | u32::from(LEVEL_VECTOR)),
+        route(PINS as u32 + 1, 0, u32::from(EDGE_VECTOR)),
     ])
     .map_err(|_| Errno(libc::ENOMEM))?;
     vm.fd.set_gsi_routing(&table)?;
@@ -96,7 +97,25 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     let eoi = unsafe { vcpu.shared().__bindgen_anon_1.eoi.vector };
     t.eq("and tells the vector", eoi, LEVEL_VECTOR);
     t.eq("the guest goes on", vcpu.run()?, waiting());
+    moved(t, &vm, &mut vcpu)?;
     pic(t, &mut vcpu)
+}
+
+/// The guest sends the interrupt of a pin to another processor while this one has it in service: user space still has to
+/// hear of its EOI.
+fn moved(t: &mut Tap, vm: &Vm, vcpu: &mut Vcpu) -> Outcome {
+    vm.fd.signal_msi(message(LEVEL | u32::from(LEVEL_VECTOR)))?;
+    t.eq("a level is taken", vcpu.run()?, taken(LEVEL_VECTOR));
+    let elsewhere = route(5, 1, LEVEL | u32::from(LEVEL_VECTOR));
+    let table = KvmIrqRouting::from_entries(&[elsewhere]).map_err(|_| Errno(libc::ENOMEM))?;
+    vm.fd.set_gsi_routing(&table)?;
+    t.eq(
+        "its EOI exits though its pin goes elsewhere",
+        vcpu.run()?,
+        Exit::Other(KVM_EXIT_IOAPIC_EOI),
+    );
+    t.eq("the guest goes on", vcpu.run()?, waiting());
+    Ok(())
 }
 
 fn refusals(t: &mut Tap, dev: &Device, vm: &Vm) -> Outcome {
