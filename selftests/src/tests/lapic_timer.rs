@@ -30,6 +30,7 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     one_shot(t, dev)?;
     periodic(t, dev)?;
     masked(t, dev)?;
+    switched_off(t, dev)?;
     deadline(t, dev)
 }
 
@@ -156,6 +157,37 @@ fn masked(t: &mut Tap, dev: &Device) -> Outcome {
             port: DONE, data, ..
         } => t.ok("an unmasked one does", matches!(data[0], 1 | 2)),
         other => t.eq("an unmasked one does", other, Exit::out8(DONE, 1)),
+    };
+    Ok(())
+}
+
+/// An APIC that is switched off in SVR masks its timer and does not stop it.
+fn switched_off(t: &mut Tap, dev: &Device) -> Outcome {
+    let vm = Vm::with_irqchip(dev)?;
+    let (mut vcpu, _ram) = guest(&vm, |a| {
+        enable(a)?;
+        a.mov(dword_ptr(rbx + LVT_TIMER), u32::from(VECTOR) | PERIODIC)?;
+        a.mov(dword_ptr(rbx + INITIAL), 1_000_000u32)?;
+        wait(a, 1)?;
+        a.mov(dword_ptr(rbx + 0xf0), 0xffu32)?;
+        a.mov(eax, dword_ptr(rbx + LVT_TIMER))?;
+        a.out(i32::from(DONE), eax)?;
+        a.mov(dword_ptr(rbx + 0xf0), 0x1ffu32)?;
+        a.mov(dword_ptr(rbx + LVT_TIMER), u32::from(VECTOR) | PERIODIC)?;
+        a.inc(r15)?;
+        wait(a, 3)
+    })?;
+    t.eq("a periodic timer", vcpu.run()?, Exit::out8(DONE, 1));
+    t.eq(
+        "it is masked while the APIC is switched off",
+        vcpu.run()?,
+        Exit::out32(DONE, u32::from(VECTOR) | PERIODIC | MASKED),
+    );
+    match vcpu.run()? {
+        Exit::Out {
+            port: DONE, data, ..
+        } => t.ok("and goes on afterwards", data[0] >= 3),
+        other => t.eq("and goes on afterwards", other, Exit::out8(DONE, 3)),
     };
     Ok(())
 }

@@ -9,7 +9,6 @@ use super::{
     reg,
     svr,
     timer::Clock,
-    Events,
     Lapic,
     Lvt,
     Reg,
@@ -293,8 +292,6 @@ impl<S: Deref<Target = Shared>> Lapic<S> {
                     self.shared.regs.or(lvt.reg(), lvt::MASKED);
                 }
             }
-            // Expired before the mask: it would be dropped by the mask anyhow.
-            self.shared.inbox.take_events(Events::TIMER);
         }
         Effects {
             map,

@@ -69,6 +69,25 @@ fn saved_and_restored(a: &mut Apic, now: Now) -> Apic {
 }
 
 #[test]
+fn a_timer_goes_on_while_the_apic_is_switched_off() {
+    let mut a = enabled();
+    let _ = write(&mut a, Reg::TIMER_DIVIDE, 0xb, at(0));
+    let periodic = 0x40 | lvt::TIMER_PERIODIC;
+    let _ = write(&mut a, Reg::LVT_TIMER, periodic, at(0));
+    let _ = write(&mut a, Reg::TIMER_INITIAL, 1_000_000, at(0));
+    // The host's timer has fired, and the owner has not looked yet.
+    let _ = a.shared().inbox.post(Events::TIMER);
+    let _ = write(&mut a, Reg::SVR, 0xff, at(1_000_000));
+    assert!(a.shared().inbox.events().has(Events::TIMER));
+    assert_eq!(a.timer_expired(&at(1_000_000)), Alarm::AtNs(2_000_000));
+    assert_eq!(a.deliverable(), None);
+    let _ = write(&mut a, Reg::SVR, 0x1ff, at(1_500_000));
+    let _ = write(&mut a, Reg::LVT_TIMER, periodic, at(1_500_000));
+    assert_eq!(a.timer_expired(&at(2_000_000)), Alarm::AtNs(3_000_000));
+    assert_eq!(a.deliverable(), Some(0x40));
+}
+
+#[test]
 fn hardware_finds_its_pages() {
     assert_eq!(core::mem::size_of::<Shared>(), 8192);
     assert_eq!(core::mem::offset_of!(Shared, inbox), 4096);
