@@ -55,7 +55,7 @@ impl Running<'_> {
 
     /// Waits for INIT; EAGAIN when it may have come, or EINTR for a signal.
     pub(crate) fn wait_for_sipi(&mut self) -> Error {
-        match self.sleep() {
+        match self.while_blocked(Self::sleep) {
             Wakeup::Signal => EINTR,
             Wakeup::Ready => {
                 self.vcpu.requests.take(Request::Unblock);
@@ -77,7 +77,7 @@ impl Running<'_> {
 
     /// Sleeps until there is a reason to run, or to look at requests. EINTR for a signal.
     pub(crate) fn block(&mut self) -> Result<Flow> {
-        if !self.may_wake() && self.wait_for_event() == Wakeup::Signal {
+        if !self.may_wake() && self.while_blocked(Self::wait_for_event) == Wakeup::Signal {
             return Err(EINTR);
         }
         self.vcpu.requests.take(Request::Unblock);
@@ -97,12 +97,17 @@ impl Running<'_> {
         Ok(Flow::Resume)
     }
 
-    fn sleep(&mut self) -> Wakeup {
+    /// Outside the guest nothing but the hrtimer tells that the timer of the APIC is due, also to one who polls.
+    fn while_blocked<R>(&mut self, wait: impl FnOnce(&mut Self) -> R) -> R {
         self.start_hrtimer();
-        let vcpu = self.vcpu;
-        let wakeup = vcpu.requests.wait.block(|| self.may_wake());
+        let result = wait(self);
         self.stop_hrtimer();
-        wakeup
+        result
+    }
+
+    fn sleep(&mut self) -> Wakeup {
+        let vcpu = self.vcpu;
+        vcpu.requests.wait.block(|| self.may_wake())
     }
 
     /// Polls for a little while, because many events come soon, then sleeps.

@@ -8,7 +8,7 @@ use crate::device::Device;
 use crate::setup::{self, Mode, CODE};
 use crate::sys;
 use crate::tap::Tap;
-use crate::tests::signals;
+use crate::tests::{signals, stats};
 use crate::vcpu::Exit;
 use crate::vm::Vm;
 use crate::{Outcome, MIB};
@@ -23,7 +23,58 @@ const MSI_ADDRESS: u32 = 0xfee0_0000;
 
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     user_space(t, dev)?;
-    in_kernel(t, dev)
+    in_kernel(t, dev)?;
+    polling(t, dev)
+}
+
+/// The vCPU polls before it sleeps: the expiry of its own timer, too, is an event that it finds so.
+fn polling(t: &mut Tap, dev: &Device) -> Outcome {
+    const ROUNDS: i32 = 100;
+    const TICKS: u32 = 30_000;
+    let vm = Vm::with_irqchip(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut vcpu = vm.vcpu(0)?;
+    let code = asm64(|a| {
+        a.mov(rbx, 0xfee0_0000u64)?;
+        a.mov(dword_ptr(rbx + 0xf0), 0x1ffu32)?;
+        // The timer divides by 1.
+        a.mov(dword_ptr(rbx + 0x3e0), 0xbu32)?;
+        a.mov(dword_ptr(rbx + 0x320), u32::from(VECTOR))?;
+        a.mov(ecx, ROUNDS)?;
+        let mut again = a.create_label();
+        a.set_label(&mut again)?;
+        a.mov(dword_ptr(rbx + 0x380), TICKS)?;
+        a.sti()?;
+        a.hlt()?;
+        a.cli()?;
+        a.dec(ecx)?;
+        a.jnz(again)?;
+        a.mov(al, 1)?;
+        a.out(DONE_PORT, al)
+    });
+    setup::start(&vcpu, &ram, Mode::Long, &code)?;
+    let handler = assemble(64, HANDLER, |a| {
+        a.mov(dword_ptr(rbx + 0xb0), 0)?;
+        a.iretq()
+    });
+    ram.write(HANDLER, &handler);
+    setup::gate(&ram, Mode::Long, VECTOR, HANDLER);
+    t.eq(
+        "the timer ends each HLT",
+        vcpu.run()?,
+        Exit::out8(DONE_PORT as u16, 1),
+    );
+    let stats = stats::of(vcpu.raw())?;
+    let stat = |name: &str| stats.get(name).copied().unwrap_or(0);
+    if stat("halt_attempted_poll") == 0 {
+        t.skip("the vCPU polls for its timer", "this host does not poll");
+    } else {
+        t.ok(
+            "the vCPU polls for its timer",
+            stat("halt_successful_poll") > 0,
+        );
+    }
+    Ok(())
 }
 
 fn user_space(t: &mut Tap, dev: &Device) -> Outcome {
