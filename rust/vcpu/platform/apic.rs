@@ -337,6 +337,10 @@ impl Running<'_> {
         };
         let value = if apic.lapic.mmio_base().is_some() {
             let value = apic.lapic.mmio_read(offset, data.len() as u32, &clock);
+            if apic.lapic.shared().inbox.has_vectors() {
+                // Perhaps that of LVT_ERROR, for a register that there is not.
+                self.vcpu.requests.set_own(Request::Event);
+            }
             self.tpr_may_be_accessed(offset, data.len(), false);
             value
         } else {

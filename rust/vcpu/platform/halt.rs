@@ -191,7 +191,8 @@ impl Running<'_> {
         apic.is_some_and(|a| a.lapic.shared().inbox.events().has(Events::UNHALT))
     }
 
-    fn forget_unhalt(&self) {
+    /// The vCPU runs: the next HLT is another one.
+    pub(crate) fn forget_unhalt(&self) {
         if let Some(apic) = &self.arch.apic {
             apic.lapic.shared().inbox.take_events(Events::UNHALT);
         }
@@ -246,6 +247,7 @@ impl Running<'_> {
         if self.take_events(Events::INIT).has(Events::INIT) {
             self.reset(true);
             self.reset_apic();
+            self.forget_unhalt();
             let bsp = self
                 .arch
                 .apic
@@ -261,6 +263,7 @@ impl Running<'_> {
             self.arch.sipi_vector = vector;
             if self.arch.mp_state() == MpState::InitReceived {
                 self.start_at(vector);
+                self.forget_unhalt();
                 self.arch.set_mp_state(MpState::Runnable);
                 self.vcpu.requests.set_own(Request::Event);
             }

@@ -58,6 +58,9 @@ impl Running<'_> {
             return Err(EINVAL);
         }
         self.arch.set_mp_state(state);
+        if state == MpState::Runnable {
+            self.forget_unhalt();
+        }
         if number == SIPI_RECEIVED {
             self.pend_sipi();
         }

@@ -17,8 +17,42 @@ const WALL_CLOCK_NEW: u32 = 0x4b56_4d00;
 const ENOSYS: u64 = -1000i64 as u64;
 
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
-    guest(t, dev)?;
+    calls(t, dev)?;
+    kick(t, dev)?;
     init(t, dev)
+}
+
+/// KVM_HC_KICK_CPU: the next HLT of the processor ends at once, unless user space says that it runs.
+fn kick(t: &mut Tap, dev: &Device) -> Outcome {
+    const KICK_CPU: u32 = 5;
+    let vm = Vm::with_irqchip(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut first = vm.vcpu(0)?;
+    let second = vm.vcpu(1)?;
+    let code = asm64(|a| {
+        // C KVM finds other processors once somebody has changed who it is.
+        a.mov(rbx, 0xfee0_00f0u64)?;
+        a.mov(dword_ptr(rbx), 0x1ffu32)?;
+        let mut again = a.create_label();
+        a.set_label(&mut again)?;
+        a.mov(eax, KICK_CPU)?;
+        a.xor(ebx, ebx)?;
+        a.mov(ecx, 1)?;
+        a.vmcall()?;
+        a.out(0x40, al)?;
+        a.jmp(again)
+    });
+    setup::start(&first, &ram, Mode::Long, &code)?;
+    let set = |mp_state| second.fd.set_mp_state(kvm_mp_state { mp_state });
+    let get = || -> Outcome<u32> { Ok(second.fd.get_mp_state()?.mp_state) };
+    set(KVM_MP_STATE_HALTED)?;
+    t.eq("a processor halts", get()?, KVM_MP_STATE_HALTED);
+    t.eq("another one kicks it", first.run()?, Exit::out8(0x40, 0));
+    t.eq("it need not wait", get()?, KVM_MP_STATE_RUNNABLE);
+    set(KVM_MP_STATE_RUNNABLE)?;
+    set(KVM_MP_STATE_HALTED)?;
+    t.eq("it has run, and halts", get()?, KVM_MP_STATE_HALTED);
+    Ok(())
 }
 
 /// INIT ends kvmclock: what boots then has not asked for writes to its memory.
@@ -53,7 +87,7 @@ fn init(t: &mut Tap, dev: &Device) -> Outcome {
     Ok(())
 }
 
-fn guest(t: &mut Tap, dev: &Device) -> Outcome {
+fn calls(t: &mut Tap, dev: &Device) -> Outcome {
     let vm = Vm::with_irqchip(dev)?;
     let ram = vm.add_ram(0, 0, MIB)?;
     let mut vcpu = vm.vcpu(0)?;
