@@ -120,6 +120,12 @@ impl Registration {
 }
 
 impl Host {
+    /// TSC frequency in Hz.
+    #[inline]
+    pub(crate) fn tsc_hz(&self) -> u64 {
+        u64::from(self.tsc_khz).wrapping_mul(1000)
+    }
+
     /// Bytes of the XSAVE area with everything that a guest may have, in the standard format.
     pub(crate) fn xsave_size(&self) -> u32 {
         self.xstate_sizes

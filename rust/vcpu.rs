@@ -119,6 +119,8 @@ pub(crate) struct Vcpu {
     pub(crate) requests: Arc<Requests>,
     /// The half of the APIC that all may touch, if it is in the kernel.
     pub(crate) apic: Option<ApicPages>,
+    /// The TSC, as its siblings see it.
+    tsc: tsc::Shown,
     /// Counters for KVM_GET_STATS_FD.
     pub(crate) stats: VcpuStats,
     /// Taken by every ioctl for as long as it lasts. May be held while sleeping; inside the VM's set-up lock.
@@ -298,6 +300,7 @@ impl Vcpu {
                 run: RunPage::new()?,
                 requests,
                 apic: pages,
+                tsc: tsc::Shown::default(),
                 stats: VcpuStats::default(),
                 state <- KillableMutex::new(state, c_str!("vcpu_mutex"), static_lock_class!()),
             }),

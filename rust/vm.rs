@@ -15,6 +15,8 @@ pub(crate) mod msr_filter;
 pub(crate) mod real_mode;
 pub(crate) mod vcpus;
 
+use core::sync::atomic::AtomicBool;
+
 use kernel::{
     new_mutex,
     prelude::*,
@@ -70,6 +72,8 @@ pub(crate) struct Vm {
     /// What keeps the TSCs of the vCPUs together. Taken inside any other lock.
     #[pin]
     pub(crate) tsc: Mutex<tsc::Sync>,
+    /// Whether the TSCs of all vCPUs are one. Written with `tsc` locked.
+    pub(crate) tscs_agree: AtomicBool,
     /// The thread that made the VM, for the names of statistics.
     pub(crate) creator: i32,
     /// Interrupt controllers and the way to the local APICs.
@@ -107,6 +111,7 @@ impl Vm {
                 caps: Caps::new(),
                 msr_filter <- new_mutex!(None),
                 tsc <- new_mutex!(tsc::Sync::NEW),
+                tscs_agree: AtomicBool::new(false),
                 creator: kernel::current!().pid(),
                 storm_timer: StormOver::timer(irq.clone())?,
                 pit_timer: SetOnce::new(),

@@ -63,6 +63,8 @@ pub struct Needs {
     pub model: Option<String>,
     /// The firmware switches VMX off.
     pub vmx_off: bool,
+    /// The kernel trusts the TSC, which takes longer.
+    pub tsc: bool,
     /// Kernel parameters.
     pub append: String,
     /// Sets of files, see [`crate::guest::add`].
@@ -97,6 +99,7 @@ impl Test {
                 tcg: false,
                 model: None,
                 vmx_off: false,
+                tsc: false,
                 append: String::new(),
                 files: BTreeSet::new(),
             },
@@ -112,6 +115,7 @@ impl Test {
             "vm" => self.needs.tcg = Backend::from_str(value, true) == Ok(Backend::Tcg),
             "model" => self.needs.model = Some(value.into()),
             "firmware" if value == "vmx-off" => self.needs.vmx_off = true,
+            "clock" if value == "tsc" => self.needs.tsc = true,
             "append" => self.needs.append = value.replace(',', " "),
             "files" => self.needs.files.extend(value.split(',').map(String::from)),
             "on" => {

@@ -314,6 +314,7 @@ fn machine_for(needs: &Needs, usual: &Config) -> Config {
         config.model.clone_from(model);
     }
     config.vmx_off |= needs.vmx_off;
+    config.tsc |= needs.tsc;
     if !needs.append.is_empty() {
         config.append = format!("{} {}", config.append, needs.append);
     }

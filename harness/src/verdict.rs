@@ -120,6 +120,7 @@ mod tests {
             cpus: 1,
             mem: 64,
             tcg: false,
+            tsc: false,
             model: None,
             vmx_off: false,
             append: String::new(),

@@ -26,9 +26,9 @@ pub struct TimeScale {
 }
 
 impl TimeScale {
-    /// That of a TSC of `khz`, which is taken for 1 if it is 0.
-    pub fn new(khz: u32) -> Self {
-        let hz = u64::from(khz.max(1)).wrapping_mul(1000);
+    /// That of a TSC of `hz`, which is taken for 1000 if it is less.
+    pub fn new(hz: u64) -> Self {
+        let hz = hz.max(1000);
         // Find the shift with which mul = 1e9 / (hz << shift) lies between one half and one.
         let (mut ns, mut ticks, mut shift) = (NS_PER_SEC, hz, 0i8);
         while ns >= ticks {
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn a_second_of_ticks_is_a_second_at_every_frequency() {
         for khz in [
-            1,
+            1u32,
             2,
             999_999,
             1_000_000,
@@ -136,21 +136,22 @@ mod tests {
             4_294_967,
             u32::MAX,
         ] {
-            let scale = TimeScale::new(khz);
+            let hz = u64::from(khz) * 1000;
+            let scale = TimeScale::new(hz);
             assert!(scale.mul >= 1 << 31, "{khz} {scale:?}");
-            let second = scale.ns(u64::from(khz) * 1000);
+            let second = scale.ns(hz);
             // mul has 32 bits, so it is exact to one part in 2^31.
             assert!(
                 (999_999_998..=1_000_000_000).contains(&second),
                 "{khz} {second}"
             );
         }
-        assert_eq!(TimeScale::new(0), TimeScale::new(1));
+        assert_eq!(TimeScale::new(0), TimeScale::new(1000));
     }
 
     #[test]
     fn long_times_do_not_overflow() {
-        let scale = TimeScale::new(4_000_000);
+        let scale = TimeScale::new(4_000_000_000);
         let year = 365 * 86_400 * 4_000_000_000u64;
         let ns = scale.ns(100 * year);
         assert!(ns.abs_diff(100 * 365 * 86_400 * NS_PER_SEC) < 4 * NS_PER_SEC);
@@ -186,7 +187,7 @@ mod tests {
 
     #[test]
     fn the_clock_goes_on_from_its_moment() {
-        let scale = TimeScale::new(2_000_000);
+        let scale = TimeScale::new(2_000_000_000);
         let at = Moment { tsc: 1000, ns: 50 };
         assert_eq!(at.clock_at(1000, scale), 50);
         assert_eq!(at.clock_at(3000, scale), 1050);

@@ -88,8 +88,6 @@ pub struct Sync {
     offset: u64,
     /// User space has written a TSC: from then on it has its own idea of them.
     user_wrote: bool,
-    /// Counts the offsets that were current.
-    generation: u64,
 }
 
 impl Sync {
@@ -100,7 +98,6 @@ impl Sync {
         last_khz: 0,
         offset: 0,
         user_wrote: false,
-        generation: 0,
     };
 
     /// The offset that this write gives to its vCPU.
@@ -111,7 +108,6 @@ impl Sync {
         self.user_wrote |= w.value.is_some();
         if !follows {
             self.offset = value.wrapping_sub(w.host);
-            self.generation = self.generation.wrapping_add(1);
         }
         self.last_ns = w.now_ns;
         self.last_value = value;
@@ -121,10 +117,7 @@ impl Sync {
 
     /// An offset that user space sets as such: no guess at what it means.
     pub fn restore(&mut self, offset: u64, w: &Write) {
-        if self.offset != offset || self.last_khz != w.khz {
-            self.offset = offset;
-            self.generation = self.generation.wrapping_add(1);
-        }
+        self.offset = offset;
         self.user_wrote = true;
         self.last_ns = w.now_ns;
         self.last_value = w.value.unwrap_or(0);
@@ -138,10 +131,14 @@ impl Sync {
         let second = u64::from(w.khz).saturating_mul(1000);
         value < expected.saturating_add(second) && value.saturating_add(second) > expected
     }
+}
 
-    /// The offset that vCPUs have if they are together, and which one it is.
-    pub const fn current(&self) -> (u64, u64) {
-        (self.offset, self.generation)
+/// Whether the TSCs of all vCPUs are one, so that a time that is told in ticks of one vCPU is right on each: they have the
+/// same offset and frequency. Of no vCPU at all nothing can be said.
+pub fn agree(mut all: impl Iterator<Item = (u64, u32)>) -> bool {
+    match all.next() {
+        Some(first) => all.all(|tsc| tsc == first),
+        None => false,
     }
 }
 
@@ -204,7 +201,16 @@ mod tests {
         sync.write(&write(None, 0, 0));
         sync.restore(77, &write(Some(1077), 1000, 500));
         assert_eq!(sync.write(&write(Some(1077), 2000, 1000)), 77);
-        assert_eq!(sync.current().1, 2);
+    }
+
+    #[test]
+    fn tscs_agree_if_offset_and_frequency_do() {
+        let of = |all: &[(u64, u32)]| agree(all.iter().copied());
+        assert!(!of(&[]));
+        assert!(of(&[(7, KHZ)]));
+        assert!(of(&[(7, KHZ), (7, KHZ), (7, KHZ)]));
+        assert!(!of(&[(7, KHZ), (7, KHZ), (8, KHZ)]));
+        assert!(!of(&[(7, KHZ), (7, KHZ + 1)]));
     }
 
     #[test]

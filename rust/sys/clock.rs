@@ -28,10 +28,18 @@ pub(crate) fn realtime_ns() -> u64 {
     unsafe { bindings::rkvm_ktime_get_real_ns() }
 }
 
-/// Whether the host's own clock counts the TSC, so that times of it and of guests go together.
-pub(crate) fn counts_tsc() -> bool {
+/// The host's TSC and the CLOCK_REALTIME of one moment. `None` if the host's own clock does not count the TSC, because it
+/// does not trust it: then times of it and of guests do not go together.
+pub(crate) fn tsc_and_realtime_ns() -> Option<(u64, u64)> {
     let mut snapshot = kb::system_time_snapshot::default();
     // SAFETY: The function fills the structure, which is ours.
-    unsafe { kb::ktime_get_snapshot_id(kb::CLOCK_BOOTTIME as kb::clockid_t, &mut snapshot) };
-    snapshot.valid != 0 && snapshot.cs_id == kb::clocksource_ids_CSID_X86_TSC
+    unsafe { kb::ktime_get_snapshot_id(kb::CLOCK_REALTIME as kb::clockid_t, &mut snapshot) };
+    (snapshot.valid != 0 && snapshot.cs_id == kb::clocksource_ids_CSID_X86_TSC)
+        .then_some((snapshot.cycles, snapshot.systime as u64))
+}
+
+/// Whether the host's own clock counts the TSC.
+#[inline]
+pub(crate) fn counts_tsc() -> bool {
+    tsc_and_realtime_ns().is_some()
 }

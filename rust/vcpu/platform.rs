@@ -110,7 +110,6 @@ impl Running<'_> {
             return Ok(Flow::ToUser);
         }
         if self.vcpu.requests.take(Request::ClockUpdate) {
-            self.timer_follows_tsc();
             self.write_system_time();
         }
         Ok(Flow::Resume)

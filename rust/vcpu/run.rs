@@ -218,6 +218,12 @@ impl Running<'_> {
             if guard.take_migrated() {
                 // This CPU may have run the guest before, with translations that were dropped since elsewhere.
                 self.flush_tlb();
+                if self.has_clock_of_one_cpu() {
+                    self.vcpu.requests.leave_guest_mode();
+                    self.vcpu.requests.set_own(Request::ClockUpdate);
+                    self.vcpu.requests.set_own(Request::Event);
+                    return Ok(Flow::Resume);
+                }
             }
             guard.commit(self.enabled_breakpoints());
             if self.has_vapic() {

@@ -4,6 +4,12 @@
 //!
 //! RDTSC does not exit: the processor adds an offset, which all vCPUs of a VM share as long as nobody pulls them apart.
 
+use core::sync::atomic::{
+    AtomicU32,
+    AtomicU64,
+    Ordering::Relaxed, //
+};
+
 use kernel::prelude::*;
 use rkvm_core::{
     cpuid::features,
@@ -12,6 +18,7 @@ use rkvm_core::{
         Origin, //
     },
     tsc::{
+        self,
         within_tolerance,
         Scale,
         Write, //
@@ -32,6 +39,7 @@ use crate::{
         clock,
         msr, //
     },
+    vm::Vm,
 };
 
 /// The TSC of one vCPU.
@@ -75,10 +83,54 @@ impl Tsc {
         self.scale
     }
 
-    /// The guest's frequency in kHz.
+    /// What user space asked for, in kHz.
     #[inline]
     pub(crate) fn khz(&self) -> u32 {
         self.khz
+    }
+
+    /// How many ticks of the guest's come in a second: its frequency, or the host's if that is within the tolerance.
+    #[inline]
+    pub(crate) fn ticks_per_second(&self) -> u64 {
+        self.scale.apply(host().tsc_hz())
+    }
+}
+
+/// What a vCPU's TSC is compared by with those of its siblings. Written by its own thread.
+#[derive(Default)]
+pub(crate) struct Shown {
+    offset: AtomicU64,
+    khz: AtomicU32,
+}
+
+impl Shown {
+    fn set(&self, tsc: &Tsc) {
+        self.offset.store(tsc.offset, Relaxed);
+        self.khz.store(tsc.khz, Relaxed);
+    }
+
+    fn get(&self) -> (u64, u32) {
+        (self.offset.load(Relaxed), self.khz.load(Relaxed))
+    }
+}
+
+impl Vm {
+    /// A TSC has changed, or a vCPU was added: whether all are one decides what the clock pages say.
+    pub(crate) fn compare_tscs(&self) {
+        let changed = {
+            // The last to compare sees what all have shown.
+            let _sync = self.tsc.lock();
+            let agree = tsc::agree(self.vcpus.iter().map(|vcpu| vcpu.tsc.get()));
+            self.tscs_agree.swap(agree, Relaxed) != agree
+        };
+        if changed {
+            self.update_clock_pages();
+        }
+    }
+
+    /// Whether the TSCs of all vCPUs are one.
+    pub(crate) fn tscs_agree(&self) -> bool {
+        self.tscs_agree.load(Relaxed)
     }
 }
 
@@ -118,7 +170,14 @@ impl Running<'_> {
     fn set_tsc_offset(&mut self, offset: u64) {
         self.arch.tsc.offset = offset;
         self.hw.write(TSC_OFFSET, offset);
-        // The clock page of the guest is told in guest ticks.
+        self.tsc_changed();
+    }
+
+    /// What is told in guest ticks comes at another time now: the deadline, also of a vCPU that sleeps, and the clock page.
+    fn tsc_changed(&mut self) {
+        self.vcpu.tsc.set(&self.arch.tsc);
+        self.vm.compare_tscs();
+        self.arm_timer();
         self.vcpu.requests.set_own(Request::ClockUpdate);
     }
 
@@ -194,15 +253,14 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// KVM_SET_TSC_KHZ. The counter goes on from where it is. EINVAL if the host can't do it.
+    /// KVM_SET_TSC_KHZ. The offset stays, so that vCPUs which are set one after the other are together in the end; the
+    /// counter itself jumps. EINVAL if the host can't do it.
     pub(crate) fn set_tsc_khz(&mut self, wanted: u64) -> Result {
         let khz = checked_khz(wanted)?;
-        let now = self.guest_tsc();
         self.arch.tsc.khz = khz;
         self.arch.tsc.scale = scale(khz)?;
         self.write_scale();
-        let offset = now.wrapping_sub(self.arch.tsc.scale.apply(msr::rdtsc()));
-        self.set_tsc_offset(offset);
+        self.tsc_changed();
         Ok(())
     }
 }

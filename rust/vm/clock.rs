@@ -18,7 +18,8 @@ use crate::{
         clock::{
             boottime_ns,
             counts_tsc,
-            realtime_ns, //
+            realtime_ns,
+            tsc_and_realtime_ns, //
         },
         msr,
         uabi::{
@@ -42,6 +43,16 @@ pub(crate) struct VmClock {
     offset: u64,
     /// MSR_KVM_WALL_CLOCK.
     pub(crate) wall_clock: u64,
+}
+
+/// What the clock shows at some moment.
+pub(crate) struct Reading {
+    /// The clock in nanoseconds.
+    pub(crate) ns: u64,
+    /// The host's CLOCK_REALTIME.
+    pub(crate) realtime_ns: u64,
+    /// The host's TSC, if its own clock counts that: then all three are of the same moment.
+    pub(crate) tsc: Option<u64>,
 }
 
 impl VmClock {
@@ -69,6 +80,15 @@ impl VmClock {
         counts_tsc().then_some(self.tsc)
     }
 
+    /// Counts from this moment on, and shows what it would have.
+    pub(crate) fn rebase(&mut self) {
+        let tsc = msr::rdtsc();
+        self.tsc = Moment {
+            tsc,
+            ns: self.tsc.clock_at(tsc, TimeScale::new(host().tsc_hz())),
+        };
+    }
+
     /// This moment, for a host that does not.
     pub(crate) fn moment(&self) -> Moment {
         Moment {
@@ -77,32 +97,34 @@ impl VmClock {
         }
     }
 
-    /// What the clock shows, and the host's TSC at that moment if they go together.
-    pub(crate) fn now(&self) -> (u64, Option<u64>) {
-        match self.stable_moment() {
-            Some(moment) => {
-                let tsc = msr::rdtsc();
-                (
-                    moment.clock_at(tsc, TimeScale::new(host().tsc_khz)),
-                    Some(tsc),
-                )
-            }
-            None => (self.moment().ns, None),
+    /// What the clock shows.
+    pub(crate) fn read(&self) -> Reading {
+        match tsc_and_realtime_ns() {
+            Some((tsc, realtime_ns)) => Reading {
+                ns: self.tsc.clock_at(tsc, TimeScale::new(host().tsc_hz())),
+                realtime_ns,
+                tsc: Some(tsc),
+            },
+            None => Reading {
+                ns: self.moment().ns,
+                realtime_ns: realtime_ns(),
+                tsc: None,
+            },
         }
     }
 }
 
 impl Vm {
-    /// KVM_GET_CLOCK.
+    /// KVM_GET_CLOCK. With the flags it is what a guest computes from any vCPU's page and any vCPU's TSC.
     pub(crate) fn clock_data(&self) -> kvm_clock_data {
-        let (clock, tsc) = self.clock.lock().now();
+        let now = self.clock.lock().read();
         let mut data = kvm_clock_data {
-            clock,
+            clock: now.ns,
             ..kvm_clock_data::zeroed()
         };
-        if let Some(tsc) = tsc {
+        if let Some(tsc) = now.tsc.filter(|_| self.tscs_agree()) {
             data.flags = TSC_STABLE | REALTIME | HOST_TSC;
-            data.realtime = realtime_ns();
+            data.realtime = now.realtime_ns;
             data.host_tsc = tsc;
         }
         data
@@ -119,10 +141,15 @@ impl Vm {
             clock = clock.wrapping_add(realtime_ns().saturating_sub(data.realtime));
         }
         self.clock.lock().set(clock);
+        self.update_clock_pages();
+        Ok(())
+    }
+
+    /// All vCPUs write their clock pages before they enter the guest again.
+    pub(crate) fn update_clock_pages(&self) {
         for vcpu in self.vcpus.iter() {
             vcpu.requests.set(Request::ClockUpdate);
             vcpu.requests.kick();
         }
-        Ok(())
     }
 }

@@ -116,6 +116,7 @@ fn create_vcpu(vm: &Arc<Vm>, id: u64) -> Result<usize> {
     } else {
         vm.vcpus.push(vcpu.clone())?;
     }
+    vm.compare_tscs();
     vm.debug.show_vcpu(&vcpu);
     Ok(fd.publish())
 }

@@ -124,6 +124,8 @@ numbers! {
     KVM_GET_XSAVE2 = ior::<kvm_xsave>(0xcf);
     KVM_GET_STATS_FD = io(0xce);
     KVM_CREATE_DEVICE = iowr::<kvm_create_device>(0xe0);
+    KVM_SET_DEVICE_ATTR = iow::<kvm_device_attr>(0xe1);
+    KVM_GET_DEVICE_ATTR = iow::<kvm_device_attr>(0xe2);
 }
 
 /// An ioctl whose argument is a number (or an address on purpose wrong).

@@ -27,6 +27,8 @@ mod hypercall;
 mod injection;
 mod ioeventfd;
 mod irqfd;
+mod kvmclock;
+mod kvmclock_cpus;
 mod lapic_timer;
 mod lifecycle;
 mod memory_errors;
@@ -62,6 +64,8 @@ mod stats;
 mod syscall_msrs;
 mod task_priority;
 mod tpr_access;
+mod tsc;
+mod tsc_halted;
 mod two_vms;
 mod userfaultfd;
 mod vapic;
@@ -89,6 +93,10 @@ impl Test {
             // C KVM does not end it.
             "delivery" => "on=rkvm ",
             "huge_pages" => "mem=3072 append=hugepagesz=1G,hugepages=1,hugepagesz=2M,hugepages=4 ",
+            // C KVM keeps to the old time.
+            "tsc_halted" => "on=rkvm ",
+            "tsc" | "kvmclock" => "clock=tsc append=tsc=reliable ",
+            "kvmclock_cpus" => "cpus=2 ",
             // Only the debug kernel lets allocations fail.
             "faults" => "on=rkvm timeout=120 when=debug ",
             _ => "",
@@ -160,6 +168,10 @@ tests! {
     coalesced_mmio: "coalesced MMIO and PIO",
     hypercall: "VMCALL, kvmclock",
     compat: "ioctls of 32-bit programs",
+    tsc: "KVM_SET_TSC_KHZ on several vCPUs",
+    tsc_halted: "a TSC that is set past the deadline of a vCPU in HLT",
+    kvmclock: "flags and frequency of clock pages, and when they are written",
+    kvmclock_cpus: "clock pages on a host that does not trust its TSC",
     stats: "KVM_GET_STATS_FD",
     bad_input: "errors of every ioctl",
     lifecycle: "closing in any order, many VMs, killed processes",

@@ -292,6 +292,26 @@ impl Vcpu {
         Ok(self.fd.set_msrs(&list)? == 1)
     }
 
+    /// KVM_VCPU_TSC_OFFSET.
+    pub fn tsc_offset(&self) -> Result<u64, Errno> {
+        let mut offset = 0u64;
+        let attribute = kvm_device_attr {
+            addr: &mut offset as *mut u64 as u64,
+            ..Default::default()
+        };
+        sys::ioctl_with(self.raw(), sys::KVM_GET_DEVICE_ATTR, &attribute)?;
+        Ok(offset)
+    }
+
+    /// Sets KVM_VCPU_TSC_OFFSET.
+    pub fn set_tsc_offset(&self, offset: u64) -> Result<(), Errno> {
+        let attribute = kvm_device_attr {
+            addr: &offset as *const u64 as u64,
+            ..Default::default()
+        };
+        sys::ioctl_with(self.raw(), sys::KVM_SET_DEVICE_ATTR, &attribute).map(drop)
+    }
+
     /// KVM_INTERRUPT.
     pub fn interrupt(&self, vector: u32) -> Result<(), Errno> {
         sys::ioctl_with(

@@ -19,7 +19,7 @@ use rkvm_core::{
 
 use crate::{
     memory::NoMemory,
-    sys::clock::realtime_ns,
+    sys::clock::counts_tsc,
     vcpu::{
         requests::Request,
         Running, //
@@ -76,8 +76,8 @@ impl Running<'_> {
         let memory = &self.vm.memory;
         let version = pvclock::version_while_writing(memory.read_scalar::<u32>(at)?);
         memory.write_scalar(at, version)?;
-        let (clock, _) = self.vm.clock.lock().now();
-        let epoch = realtime_ns().wrapping_sub(clock);
+        let now = self.vm.clock.lock().read();
+        let epoch = now.realtime_ns.wrapping_sub(now.ns);
         memory.write(at, &pvclock::wall_clock(version, epoch))?;
         memory.write_scalar(at, version.wrapping_add(1))
     }
@@ -85,8 +85,30 @@ impl Running<'_> {
     /// Writes the clock page, if the guest has one.
     pub(super) fn write_system_time(&mut self) {
         if self.arch.clock_page.msr & ENABLED != 0 {
+            self.have_clock_begin_in_guest_time();
             // As above.
             let _ = self.write_time_info(Gpa(self.arch.clock_page.msr & !ENABLED));
+        }
+    }
+
+    /// Whether the clock page is good on the CPU only that it was written on: the host does not trust its TSC. Interrupts may
+    /// be off.
+    #[inline]
+    pub(crate) fn has_clock_of_one_cpu(&self) -> bool {
+        self.arch.clock_page.msr & ENABLED != 0 && !counts_tsc()
+    }
+
+    /// The guest's TSC is set after the clock has begun to count: at that moment it would have been before 0. So the clock,
+    /// which is that of all vCPUs, counts from now on.
+    fn have_clock_begin_in_guest_time(&self) {
+        let mut clock = self.vm.clock.lock();
+        let is_before_0 = clock
+            .stable_moment()
+            .is_some_and(|moment| self.arch.tsc.at(moment.tsc) > self.guest_tsc());
+        if is_before_0 {
+            clock.rebase();
+            drop(clock);
+            self.vm.update_clock_pages();
         }
     }
 
@@ -95,7 +117,7 @@ impl Running<'_> {
         let (moment, stable) = {
             let clock = self.vm.clock.lock();
             match clock.stable_moment() {
-                Some(moment) => (moment, self.tsc_is_shared()),
+                Some(moment) => (moment, self.vm.tscs_agree()),
                 None => (clock.moment(), false),
             }
         };
@@ -110,16 +132,11 @@ impl Running<'_> {
             tsc: self.arch.tsc.at(moment.tsc),
             ns: moment.ns,
         };
-        let scale = TimeScale::new(self.arch.tsc.khz());
+        let scale = TimeScale::new(self.arch.tsc.ticks_per_second());
         let version = pvclock::version_while_writing(memory.read_scalar::<u32>(at)?);
         memory.write_scalar(at, version)?;
         memory.write(at, &pvclock::time_info(version, guest, scale, flags))?;
         memory.write_scalar(at, version.wrapping_add(1))
-    }
-
-    /// Whether this vCPU's TSC is that of its siblings.
-    fn tsc_is_shared(&self) -> bool {
-        self.vm.tsc.lock().current().0 == self.arch.tsc.offset()
     }
 
     /// KVM_KVMCLOCK_CTRL. EINVAL for a guest that has no clock page.

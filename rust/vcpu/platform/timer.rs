@@ -125,7 +125,8 @@ impl Arch {
         let host_left = if self.tsc.scale() == Scale::ONE {
             left
         } else {
-            rescale(left, host().tsc_khz.into(), self.tsc.khz().into())
+            // Rounded up, or the exit comes before the time.
+            rescale(left, host().tsc_hz(), self.tsc.ticks_per_second()).saturating_add(1)
         };
         now.saturating_add(host_left)
     }
@@ -147,8 +148,8 @@ impl Running<'_> {
         }
     }
 
-    /// The APIC's alarm has changed.
-    pub(super) fn arm_timer(&mut self) {
+    /// The APIC's alarm has changed, or how its time follows from the host's.
+    pub(crate) fn arm_timer(&mut self) {
         let Some(apic) = &self.arch.apic else {
             return;
         };
@@ -183,11 +184,6 @@ impl Running<'_> {
         if let Some(alarm) = apic.lapic.set_tsc_deadline(value) {
             self.arm(alarm);
         }
-    }
-
-    /// The guest's TSC has jumped: a deadline in its ticks is at another time.
-    pub(crate) fn timer_follows_tsc(&mut self) {
-        self.arm_timer();
     }
 
     /// Loads the preemption timer for the next entry. Interrupts are off.

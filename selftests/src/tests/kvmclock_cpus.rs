@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The clock page on a host that does not trust its TSC: it is written again on each CPU that the vCPU comes to.
+
+use crate::device::Device;
+use crate::errno::Errno;
+use crate::tap::Tap;
+use crate::tests::kvmclock::Clocked;
+use crate::vm::Vm;
+use crate::{Outcome, MIB};
+use std::fs;
+
+const SOURCES: &str = "/sys/devices/system/clocksource/clocksource0/";
+
+/// Gives the host its clock back.
+struct Restore(String);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        let _ = fs::write(format!("{SOURCES}current_clocksource"), &self.0);
+    }
+}
+
+/// Has this thread run on `cpu` only.
+fn run_on(cpu: usize) -> Result<(), Errno> {
+    // SAFETY: a zeroed set is an empty one, and the calls write to it and read it.
+    let r = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set)
+    };
+    if r == 0 {
+        Ok(())
+    } else {
+        Err(Errno::last())
+    }
+}
+
+pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
+    if run_on(1).is_err() {
+        t.skip("all", "one CPU");
+        return Ok(());
+    }
+    run_on(0)?;
+    let current = fs::read_to_string(format!("{SOURCES}current_clocksource"))?;
+    let available = fs::read_to_string(format!("{SOURCES}available_clocksource"))?;
+    let _restore = Restore(current.clone());
+    if current.trim() == "tsc" {
+        let Some(other) = available.split_whitespace().find(|s| *s != "tsc") else {
+            t.skip("all", "the host has no other clock than its TSC");
+            return Ok(());
+        };
+        fs::write(format!("{SOURCES}current_clocksource"), other)?;
+    }
+
+    let vm = Vm::with_irqchip(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut one = Clocked::new(&vm, &ram, 0)?;
+    one.page(&ram)?;
+    let first = one.page(&ram)?;
+    t.ok("a clock of one CPU is not stable", !first.is_stable());
+    run_on(1)?;
+    let second = one.page(&ram)?;
+    t.ok("another CPU, another page", second.version != first.version);
+    Ok(())
+}
