@@ -21,7 +21,7 @@ use crate::vcpu::Vcpu;
 const PIECE: usize = 64;
 /// Pieces of the table.
 const PIECES: usize = 16;
-/// Most vCPUs of a VM: what C KVM answers to KVM_CAP_MAX_VCPUS on x86.
+/// Most vCPUs of a VM: what C KVM is configured for by default.
 pub(crate) const MAX_VCPUS: usize = PIECE * PIECES;
 /// vCPU ids are below this: KVM_CAP_MAX_VCPU_ID, four times the number as in C KVM.
 pub(crate) const MAX_VCPU_IDS: u32 = 4 * MAX_VCPUS as u32;

@@ -4,7 +4,7 @@
 
 use super::reason::*;
 use super::Status;
-use super::Status::{Done, Excluded, Planned};
+use super::Status::{Differs, Done, Excluded, Planned};
 
 /// A capability.
 #[derive(Clone, Copy, Debug)]
@@ -130,12 +130,12 @@ pub fn check_extension(number: u64, facts: &HostFacts) -> u32 {
     match CAPABILITIES.binary_search_by_key(&number, |cap| cap.number) {
         Ok(i) => match CAPABILITIES.get(i) {
             Some(Capability {
-                status: Done,
+                status: Done | Differs(_),
                 answer: Answer::Value(value),
                 ..
             }) => *value,
             Some(Capability {
-                status: Done,
+                status: Done | Differs(_),
                 answer: Answer::Host(fact),
                 ..
             }) => facts.answer(*fact),
@@ -210,7 +210,7 @@ capabilities! {
     59 KVM_CAP_ASYNC_PF = Value(1), Planned;
     60 KVM_CAP_TSC_CONTROL = Host(TscScaling), Done;
     61 KVM_CAP_GET_TSC_KHZ = Value(1), Done;
-    66 KVM_CAP_MAX_VCPUS = Host(MaxVcpus), Done;
+    66 KVM_CAP_MAX_VCPUS = Host(MaxVcpus), Differs(DEFAULT_LIMIT);
     69 KVM_CAP_SW_TLB = Value(0), Excluded(OTHER_ARCH);
     70 KVM_CAP_ONE_REG = Value(1), Planned;
     72 KVM_CAP_TSC_DEADLINE_TIMER = Value(1), Done;
@@ -232,18 +232,18 @@ capabilities! {
     105 KVM_CAP_CHECK_EXTENSION_VM = Value(1), Done;
     116 KVM_CAP_DISABLE_QUIRKS = Value(1), Done;
     117 KVM_CAP_X86_SMM = Host(Smm), Planned;
-    118 KVM_CAP_MULTI_ADDRESS_SPACE = Host(AddressSpaces), Done;
+    118 KVM_CAP_MULTI_ADDRESS_SPACE = Host(AddressSpaces), Differs(NO_SMM);
     119 KVM_CAP_GUEST_DEBUG_HW_BPS = Value(0), Excluded(OTHER_ARCH);
     120 KVM_CAP_GUEST_DEBUG_HW_WPS = Value(0), Excluded(OTHER_ARCH);
     121 KVM_CAP_SPLIT_IRQCHIP = Value(1), Done;
     122 KVM_CAP_IOEVENTFD_ANY_LENGTH = Value(1), Done;
     123 KVM_CAP_HYPERV_SYNIC = Value(0), Excluded(HYPERV);
     127 KVM_CAP_VCPU_ATTRIBUTES = Value(1), Done;
-    128 KVM_CAP_MAX_VCPU_ID = Host(MaxVcpuId), Done;
+    128 KVM_CAP_MAX_VCPU_ID = Host(MaxVcpuId), Differs(DEFAULT_LIMIT);
     129 KVM_CAP_X2APIC_API = Host(X2apicApi), Planned;
     131 KVM_CAP_MSI_DEVID = Value(0), Excluded(OTHER_ARCH);
     136 KVM_CAP_IMMEDIATE_EXIT = Value(1), Done;
-    143 KVM_CAP_X86_DISABLE_EXITS = Host(DisableExits), Done;
+    143 KVM_CAP_X86_DISABLE_EXITS = Host(DisableExits), Differs(SOME_EXITS);
     148 KVM_CAP_HYPERV_SYNIC2 = Value(0), Excluded(HYPERV);
     149 KVM_CAP_HYPERV_VP_INDEX = Value(0), Excluded(HYPERV);
     153 KVM_CAP_GET_MSR_FEATURES = Value(1), Done;
@@ -285,7 +285,7 @@ capabilities! {
     208 KVM_CAP_XSAVE2 = Host(Xsave2Size), Done;
     209 KVM_CAP_SYS_ATTRIBUTES = Value(1), Done;
     212 KVM_CAP_PMU_CAPABILITY = Value(1), Planned;
-    213 KVM_CAP_DISABLE_QUIRKS2 = Host(Quirks), Done;
+    213 KVM_CAP_DISABLE_QUIRKS2 = Host(Quirks), Differs(SOME_QUIRKS);
     214 KVM_CAP_VM_TSC_CONTROL = Host(TscScaling), Done;
     215 KVM_CAP_SYSTEM_EVENT_DATA = Value(1), Planned;
     218 KVM_CAP_X86_TRIPLE_FAULT_EVENT = Value(1), Done;

@@ -136,7 +136,7 @@ ioctls! {
     Vcpu KVM_GET_DEBUGREGS = 0x8080_aea1, Done;
     Vcpu KVM_SET_DEBUGREGS = 0x4080_aea2, Done;
     Vcpu KVM_SET_TSC_KHZ = 0x0000_aea2, Done;
-    Vcpu KVM_ENABLE_CAP = 0x4068_aea3, Planned;
+    Vcpu KVM_ENABLE_CAP = 0x4068_aea3, Done;
     Vcpu KVM_GET_TSC_KHZ = 0x0000_aea3, Done;
     Vcpu KVM_GET_XSAVE = 0x9000_aea4, Done;
     Vcpu KVM_SET_XSAVE = 0x5000_aea5, Done;

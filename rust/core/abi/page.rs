@@ -83,6 +83,7 @@ fn table(out: &mut dyn Write, columns: &[&str]) -> Result {
 fn status(out: &mut dyn Write, status: Status) -> Result {
     match status {
         Status::Done => out.write_str("     - done\n"),
+        Status::Differs(how) => writeln!(out, "     - done, unlike C KVM: {how}"),
         Status::Planned => out.write_str("     - not yet\n"),
         Status::Excluded(reason) => writeln!(out, "     - no: {reason}"),
     }

@@ -79,6 +79,7 @@ const VCPU: &[(&str, u64)] = &[
     ("KVM_SET_VCPU_EVENTS", KVM_SET_VCPU_EVENTS),
     ("KVM_GET_DEBUGREGS", KVM_GET_DEBUGREGS),
     ("KVM_SET_DEBUGREGS", KVM_SET_DEBUGREGS),
+    ("KVM_ENABLE_CAP", KVM_ENABLE_CAP),
 ];
 
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {

@@ -2,7 +2,9 @@
 
 //! KVM_GET_API_VERSION, KVM_CHECK_EXTENSION, KVM_GET_VCPU_MMAP_SIZE.
 
-use crate::device::Device;
+mod answers;
+
+use crate::device::{Device, DEFAULT_PATH};
 use crate::sys;
 use crate::tap::Tap;
 use crate::vm::Vm;
@@ -65,6 +67,7 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         size >= 2 * crate::PAGE,
     );
 
+    answers(t, dev)?;
     let vm = Vm::new(dev)?;
     for (name, cap) in REQUIRED {
         t.ok(format!("KVM_CAP_{name} on the device"), dev.cap(*cap) > 0);
@@ -115,5 +118,26 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         sys::ioctl(dev.fd(), sys::KVM_CREATE_VM, 77),
         libc::EINVAL,
     );
+    Ok(())
+}
+
+/// C KVM's answers, and rkvm's beside them.
+fn answers(t: &mut Tap, dev: &Device) -> Outcome {
+    let vm = Vm::new(dev)?;
+    let mut ask = |&(number, name, want): &answers::Answer| {
+        t.eq(
+            format!("KVM_CAP_{name}, device and VM"),
+            (dev.cap(number), vm.cap(number)),
+            (want, want),
+        );
+    };
+    answers::SAME.iter().for_each(&mut ask);
+    for &(number, name, want) in answers::MISSING {
+        ask(&(
+            number,
+            name,
+            if dev.path() == DEFAULT_PATH { 0 } else { want },
+        ));
+    }
     Ok(())
 }
