@@ -144,10 +144,14 @@ fn scale(khz: u32) -> Result<Scale> {
         .ok_or(EINVAL)
 }
 
+/// Frequencies are below this, in kHz: KVM_GET_TSC_KHZ answers with an `int`.
+const TOO_FAST: u32 = i32::MAX as u32;
+
 /// KVM_SET_TSC_KHZ on a VM and on a vCPU: 0 stands for the host's frequency. EINVAL if the host can't run a guest at it.
 pub(crate) fn checked_khz(wanted: u64) -> Result<u32> {
     let khz = match wanted as u32 {
         0 => host().tsc_khz,
+        khz if khz >= TOO_FAST => return Err(EINVAL),
         khz => khz,
     };
     scale(khz).map(|_| khz)

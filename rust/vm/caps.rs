@@ -149,6 +149,11 @@ impl Caps {
         }
     }
 
+    /// There is a vCPU: KVM_CAP_MAX_VCPU_ID comes too late. The caller has the set-up lock.
+    pub(super) fn fix_vcpu_ids(&self) {
+        self.max_vcpu_ids.store(self.max_vcpu_ids(), Relaxed);
+    }
+
     /// The TSC frequency of new vCPUs, in kHz.
     pub(crate) fn tsc_khz(&self) -> u32 {
         self.tsc_khz.load(Relaxed)
@@ -236,7 +241,7 @@ impl Vm {
         Ok(())
     }
 
-    /// KVM_CAP_MAX_VCPU_ID: once, and not below the boot CPU's.
+    /// KVM_CAP_MAX_VCPU_ID: once, before the first vCPU, and not below the boot CPU's.
     fn set_max_vcpu_ids(&self, value: u64) -> Result {
         let n = u32::try_from(value)
             .ok()

@@ -16,6 +16,7 @@ use super::{
     ioctl_io,
     ioctl_memory,
     msr_filter::MsrFilter,
+    vcpus::MAX_VCPUS,
     Vm, //
 };
 use crate::{
@@ -96,13 +97,17 @@ impl FileOps for Vm {
     }
 }
 
-/// KVM_CREATE_VCPU: EINVAL for an id out of range, EEXIST for one in use.
+/// KVM_CREATE_VCPU: EINVAL for an id out of range or one vCPU too many, EEXIST for an id in use.
 fn create_vcpu(vm: &Arc<Vm>, id: u64) -> Result<usize> {
+    let _setup = vm.setup.lock();
+    vm.caps.fix_vcpu_ids();
     let id = u32::try_from(id)
         .ok()
         .filter(|id| *id < vm.caps.max_vcpu_ids())
         .ok_or(EINVAL)?;
-    let _setup = vm.setup.lock();
+    if vm.vcpus.len() >= MAX_VCPUS {
+        return Err(EINVAL);
+    }
     if vm.vcpus.iter().any(|v| v.id == id) {
         return Err(EEXIST);
     }

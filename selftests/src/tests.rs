@@ -31,6 +31,7 @@ mod kvmclock;
 mod kvmclock_cpus;
 mod lapic_timer;
 mod lifecycle;
+mod limits;
 mod memory_errors;
 mod memslot_readonly;
 mod memslot_running;
@@ -174,6 +175,7 @@ tests! {
     kvmclock_cpus: "clock pages on a host that does not trust its TSC",
     stats: "KVM_GET_STATS_FD",
     bad_input: "errors of every ioctl",
+    limits: "vCPU ids, frequencies, NMIs, entries of lists",
     lifecycle: "closing in any order, many VMs, killed processes",
     faults: "every allocation and every copy to or from user space fails once",
     debugger: "KVM_SET_GUEST_DEBUG: steps and breakpoints",
