@@ -45,18 +45,24 @@ struct RkvmModule {
     _tables: memory::FreedTables,
 }
 
+/// Says in the log which part of the load failed, after what that part itself said of the reason.
+fn part<T>(name: &str, result: Result<T>) -> Result<T> {
+    result.inspect_err(|e| pr_err!("load failed: {}: {:?}\n", name, e))
+}
+
 impl kernel::Module for RkvmModule {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        host::check_cpu()?;
+        part("the processor", host::check_cpu())?;
         let device = Device::register::<system::System>(c"rkvm").inspect_err(|e| {
             if *e == EBUSY {
                 pr_err!("C KVM is loaded: unload kvm_intel and kvm first\n");
             }
-        })?;
-        let resolved = Resolved::new()?;
-        let host = host::Registration::new()?;
-        let irqfds = io::irqfd::Registration::new()?;
-        let debugfs = debugfs::Registration::new()?;
+        });
+        let device = part("the device node", device)?;
+        let resolved = part("the kernel's symbols", Resolved::new())?;
+        let host = part("VMX", host::Registration::new())?;
+        let irqfds = part("the work queue of irqfds", io::irqfd::Registration::new())?;
+        let debugfs = part("debugfs", debugfs::Registration::new())?;
         device.serve();
         Ok(RkvmModule {
             _device: device,

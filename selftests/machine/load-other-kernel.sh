@@ -18,6 +18,7 @@ mark
 check "a module that wants an unknown symbol does not load: ENOENT" \
 	sh -c 'insmod /altered.ko 2>&1 | grep -q "No such file or directory\|unknown symbol in module"'
 check "it names the symbol" said 'rkvm: this kernel does not export fpu_swap_kvm_fpstatX'
+check "and what it is for" said "rkvm: load failed: the kernel's symbols: "
 refused "nothing stays loaded" grep -q '^rkvm ' /proc/modules
 refused "no device is left" test -e /dev/rkvm
 refused "the symbols that it found are free again" grep -q '^kvm ' /proc/modules

@@ -25,6 +25,7 @@ modprobe kvm_intel enable_apicv=0
 check "C KVM loads after rkvm" test -c /dev/kvm
 refused "rkvm does not load beside C KVM" insmod /rkvm.ko
 check "and says why" said 'rkvm:.*kvm_intel'
+check "and where" said 'rkvm: load failed: the device node: '
 check "C KVM unloads" sh -c 'rmmod kvm_intel && rmmod kvm'
 check "rkvm loads again" insmod /rkvm.ko
 

@@ -36,7 +36,7 @@ pub(crate) struct HwEnabled {
 }
 
 impl HwEnabled {
-    /// Enters VMX operation on all CPUs. EBUSY if somebody else's hypervisor has it, EIO if the firmware forbids it.
+    /// Enters VMX operation on all CPUs. EBUSY if somebody else's hypervisor has it, EFAULT if the firmware forbids it.
     pub(crate) fn new() -> Result<Self> {
         let locals = percpu::allocate()?;
         // SAFETY: The state is KVM's own and free while C KVM is not loaded; the callbacks are unregistered by `drop`.
@@ -130,7 +130,7 @@ fn disable_here() {
 /// # Safety
 ///
 /// Called by the kernel on the CPU, with interrupts on.
-unsafe extern "C" fn online(_cpu: u32) -> i32 {
+unsafe extern "C" fn online(cpu: u32) -> i32 {
     // The hot-plug thread is bound to the CPU, but not protected from interrupts that look at the same data.
     // SAFETY: Paired.
     unsafe { bindings::rkvm_preempt_disable() };
@@ -138,9 +138,21 @@ unsafe extern "C" fn online(_cpu: u32) -> i32 {
     // SAFETY: Paired.
     unsafe { bindings::rkvm_preempt_enable() };
     if ret != 0 {
-        kernel::pr_err!("VMX operation can't be entered on a CPU: {}\n", ret);
+        kernel::pr_err!("CPU {} can't enter VMX operation: {}\n", cpu, reason(ret));
     }
     ret
+}
+
+/// What an error of [`enable_here`] means.
+fn reason(error: i32) -> &'static str {
+    let error = Error::from_errno(error);
+    if error == EBUSY {
+        "another hypervisor is in it; unload that first"
+    } else if error == EFAULT {
+        "VMXON faults; the firmware has VT-x switched off (IA32_FEAT_CTL)"
+    } else {
+        "the kernel does not use VMX; what it said of that is further up"
+    }
 }
 
 /// A CPU goes.
