@@ -22,7 +22,10 @@ use kernel::{
     },
     mm::virt::VmaNew,
     prelude::*,
-    str::CStr,
+    str::{
+        CStr,
+        CString, //
+    },
     sync::{
         aref::ARef,
         Arc,
@@ -39,10 +42,15 @@ use crate::THIS_MODULE;
 
 /// What a kind of file does. The file holds one reference to the object.
 pub(crate) trait FileOps: Sized + Send + Sync + 'static {
-    /// What `/proc/PID/fd` shows.
+    /// What `/proc/PID/fd` shows, before the number if there is one.
     const NAME: &'static CStr;
     /// Whether it is a file to read from, with `pread` as well, and to do nothing else with.
     const READ_ONLY: bool = false;
+
+    /// Which one of its kind it is.
+    fn number(&self) -> Option<u32> {
+        None
+    }
 
     /// Handles one ioctl. The value is returned to user space as it is. ENOTTY for an unknown number.
     fn ioctl(this: ArcBorrow<'_, Self>, file: &File, cmd: u32, arg: UserArg) -> Result<usize>;
@@ -252,11 +260,19 @@ pub(crate) fn anon_fd<T: FileOps>(object: Arc<T>) -> Result<NewFd> {
     } else {
         kb::O_RDWR
     };
+    let name = match object.number() {
+        Some(number) => {
+            let kind = T::NAME.to_str().unwrap_or("");
+            Some(CString::try_from_fmt(fmt!("{}:{}", kind, number))?)
+        }
+        None => None,
+    };
+    let name: &CStr = name.as_deref().unwrap_or(T::NAME);
     let private = object.into_foreign();
-    // SAFETY: The name and the table are static, and the table fits the private data.
+    // SAFETY: The name is copied; the table is static and fits the private data.
     let file = kernel::error::from_err_ptr(unsafe {
         super::bindings::anon_inode_getfile(
-            T::NAME.as_char_ptr(),
+            name.as_char_ptr(),
             &Table::<T>::OPS,
             private.cast(),
             (access | kb::O_CLOEXEC) as i32,

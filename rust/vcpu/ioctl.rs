@@ -31,6 +31,7 @@ use crate::{
         },
         uabi::{
             kvm_cpuid2,
+            kvm_enable_cap,
             kvm_mp_state,
             UserArg, //
         },
@@ -52,6 +53,10 @@ impl VcpuFile {
 
 impl FileOps for VcpuFile {
     const NAME: &'static CStr = c"kvm-vcpu";
+
+    fn number(&self) -> Option<u32> {
+        Some(self.vcpu.id)
+    }
 
     #[inline]
     fn ioctl(this: ArcBorrow<'_, Self>, _file: &File, cmd: u32, arg: UserArg) -> Result<usize> {
@@ -214,6 +219,11 @@ impl Running<'_> {
             nr::KVM_HAS_DEVICE_ATTR => self.has_attribute(&arg.read()?)?,
             nr::KVM_GET_DEVICE_ATTR => self.get_attribute(&arg.read()?)?,
             nr::KVM_SET_DEVICE_ATTR => self.set_attribute(&arg.read()?)?,
+            nr::KVM_ENABLE_CAP => {
+                // There is none that a vCPU could have.
+                let _: kvm_enable_cap = arg.read()?;
+                return Err(EINVAL);
+            }
             nr::KVM_SET_VAPIC_ADDR => self.set_vapic_address(arg)?,
             nr::KVM_TPR_ACCESS_REPORTING => self.set_tpr_reporting(arg)?,
             // What C KVM answers here.

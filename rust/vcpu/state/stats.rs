@@ -44,6 +44,11 @@ pub(crate) trait Counted: Send + Sync + 'static {
 
     /// The counters.
     fn stats(&self) -> &Self::Stats;
+
+    /// Which one of its kind it is.
+    fn number(&self) -> Option<u32> {
+        None
+    }
 }
 
 impl Counted for Vm {
@@ -61,6 +66,10 @@ impl Counted for Vcpu {
 
     fn stats(&self) -> &VcpuStats {
         &self.stats
+    }
+
+    fn number(&self) -> Option<u32> {
+        Some(self.id)
     }
 }
 
@@ -82,6 +91,11 @@ impl<T: Counted> StatsFile<T> {
 
 impl<T: Counted> FileOps for StatsFile<T> {
     const NAME: &'static CStr = T::NAME;
+
+    fn number(&self) -> Option<u32> {
+        self.owner.number()
+    }
+
     const READ_ONLY: bool = true;
 
     fn ioctl(_this: ArcBorrow<'_, Self>, _file: &File, _cmd: u32, _arg: UserArg) -> Result<usize> {

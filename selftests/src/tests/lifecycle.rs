@@ -23,9 +23,36 @@ fn code() -> Vec<u8> {
 }
 
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
+    names(t, dev)?;
     orders(t, dev)?;
     many(t, dev)?;
     killed(t, dev)
+}
+
+/// What /proc tells of the descriptors, by which programs find a VM's vCPUs.
+fn names(t: &mut Tap, dev: &Device) -> Outcome {
+    let vm = Vm::new(dev)?;
+    let vcpu = vm.vcpu(3)?;
+    let statistics = |fd| sys::ioctl(fd, sys::KVM_GET_STATS_FD, 0);
+    let (of_vm, of_vcpu) = (statistics(vm.raw())?, statistics(vcpu.raw())?);
+    for (fd, name) in [
+        (vm.raw(), "kvm-vm"),
+        (vcpu.raw(), "kvm-vcpu:3"),
+        (of_vm, "kvm-vm-stats"),
+        (of_vcpu, "kvm-vcpu-stats:3"),
+    ] {
+        let link = std::fs::read_link(format!("/proc/self/fd/{fd}"))?;
+        t.eq(
+            format!("/proc names a descriptor {name}"),
+            link.to_string_lossy(),
+            format!("anon_inode:{name}"),
+        );
+    }
+    for fd in [of_vm, of_vcpu] {
+        // SAFETY: descriptors of ours, of which nobody else knows.
+        unsafe { libc::close(fd) };
+    }
+    Ok(())
 }
 
 fn orders(t: &mut Tap, dev: &Device) -> Outcome {
