@@ -88,6 +88,9 @@ const APIC_BASE_RESET: u64 = 0xfee0_0800;
 /// The bootstrap processor.
 const APIC_BASE_BSP: u64 = 1 << 8;
 
+/// What the number of the last CPU is before there is one.
+const NO_CPU: u32 = u32::MAX;
+
 /// A VPID, if the host has them.
 fn vpid() -> Option<vpid::Vpid> {
     if host().vmcs.features.vpid {
@@ -206,6 +209,8 @@ pub(crate) struct Arch {
     pub(crate) emulator_exit: Option<EmulatorExit>,
     /// The signals that KVM_RUN lets through, if user space set them.
     pub(crate) signal_mask: Option<SignalMask>,
+    /// The CPU of the last entry; [`NO_CPU`] before the first.
+    last_cpu: u32,
     /// What has to be finished when user space comes back.
     pub(crate) completion: run::Completion,
 }
@@ -290,6 +295,7 @@ impl Vcpu {
                 emulator: Some(KBox::new(Emulator::new(), GFP_KERNEL_ACCOUNT)?),
                 emulator_exit: None,
                 signal_mask: None,
+                last_cpu: NO_CPU,
                 completion: run::Completion::None,
             },
         };

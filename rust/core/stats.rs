@@ -254,8 +254,6 @@ stats! {
         irq_window_exits: Counter Counter,
         /// NMI windows.
         nmi_window_exits: Counter Counter,
-        /// L1 data cache flushes before entry.
-        l1d_flush: Counter Counter,
         /// HLT executed.
         halt_exits: Counter Counter,
         /// Returns to user space that asked for an interrupt window.
@@ -282,10 +280,6 @@ stats! {
         directed_yield_attempted: Counter Counter,
         /// Directed yields that found somebody.
         directed_yield_successful: Counter Counter,
-        /// Preemptions that the guest was told of.
-        preemption_reported: Counter Counter,
-        /// Other preemptions.
-        preemption_other: Counter Counter,
         /// Exits of a guest that did not open an interrupt window.
         notify_window_exits: Counter Counter,
     }

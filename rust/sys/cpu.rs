@@ -34,13 +34,6 @@ pub(crate) fn guest_splits_lock(rip: u64) {
     unsafe { (restricted().handle_guest_split_lock)(rip as kernel::ffi::c_ulong) };
 }
 
-/// The CPU that this runs on. Stale as soon as preemption is on.
-#[inline]
-pub(crate) fn current() -> u32 {
-    // SAFETY: Reads a per-CPU variable.
-    unsafe { bindings::rkvm_smp_processor_id() }
-}
-
 /// Interrupts CPU `cpu`, which makes it leave a guest. Not if it is this one: then it is in no guest.
 pub(crate) fn send_reschedule(cpu: u32) {
     // SAFETY: The number is that of an online CPU, or the helper ignores it.

@@ -26,7 +26,10 @@ use rkvm_core::{
         TaskSwitch,
         UserExit as Request, //
     },
-    exception::Exception,
+    exception::{
+        Exception,
+        Vector, //
+    },
     mmu::walk::{
         AccessKind,
         GuestAccess,
@@ -61,17 +64,11 @@ use super::{
         Completion,
         Flow, //
     },
-    run_page::{
-        InternalError,
-        UserExit, //
-    },
+    run_page::UserExit,
     Running, //
 };
 pub(crate) use view::Operand;
 use view::View;
-
-/// `KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES`.
-const FLAG_INSTRUCTION_BYTES: u64 = 1;
 
 impl Running<'_> {
     /// The linear address of the next instruction.
@@ -244,6 +241,9 @@ impl Running<'_> {
                 if let Some(flow) = self.debugger_takes(&e) {
                     return Ok(flow);
                 }
+                if e.vector == Vector::Pf {
+                    self.vcpu.stats.pf_guest.inc();
+                }
                 self.queue_exception(e);
                 Ok(Flow::Resume)
             }
@@ -265,24 +265,30 @@ impl Running<'_> {
                         return Ok(Flow::Resume);
                     }
                 }
-                self.tell_instruction(bytes.len, &bytes.bytes);
-                Ok(Flow::ToUser)
+                let fetched = bytes.bytes.get(..usize::from(bytes.len)).unwrap_or(&[]);
+                Ok(self.emulation_failed(fetched))
             }
         }
     }
 
-    /// KVM_INTERNAL_ERROR_EMULATION with the instruction: its length and its bytes, in two words.
-    fn tell_instruction(&mut self, len: u8, bytes: &[u8]) {
-        let mut raw = [0; 16];
-        raw[0] = len;
-        for (to, from) in raw[1..].iter_mut().zip(bytes) {
-            *to = *from;
-        }
-        let told = u128::from_le_bytes(raw);
-        let words = [FLAG_INSTRUCTION_BYTES, told as u64, (told >> 64) as u64, 0];
-        self.vcpu
-            .run
-            .set_internal_error(InternalError::Emulation, &words);
+    /// KVM_INTERNAL_ERROR_EMULATION: flags, the instruction if it could be fetched, and what the last exit told.
+    pub(crate) fn emulation_failed(&mut self, instruction: &[u8]) -> Flow {
+        let interruption = self.exit_interruption();
+        let error_code = if interruption.valid() && interruption.has_error_code() {
+            self.hw.read(VM_EXIT_INTR_ERROR_CODE)
+        } else {
+            0
+        };
+        let exit = [
+            self.hw.read(VM_EXIT_REASON).into(),
+            self.hw.read(EXIT_QUALIFICATION),
+            self.hw.read(IDT_VECTORING_INFO_FIELD).into(),
+            interruption.0.into(),
+            error_code.into(),
+        ];
+        let run = &self.vcpu.run;
+        run.set_emulation_failure(instruction, &exit);
+        Flow::ToUser
     }
 
     /// Takes the registers over, and what else an instruction leaves behind.

@@ -194,6 +194,7 @@ impl Running<'_> {
     fn inject_interrupt(&mut self) {
         if self.arch.events.nmis > 0 && self.nmi_allowed() {
             self.arch.events.nmis = self.arch.events.nmis.saturating_sub(1);
+            self.vcpu.stats.nmi_injections.inc();
             self.set_event(EventInfo::NMI);
         } else if self.has_interrupt() && self.interrupt_allowed() {
             if let Some(vector) = self.take_interrupt() {

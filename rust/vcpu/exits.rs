@@ -20,6 +20,7 @@ mod task_switch;
 
 use kernel::prelude::*;
 use rkvm_core::{
+    addr::Gpa,
     cpuid::features,
     exception::Exception,
     vmx::{
@@ -46,7 +47,9 @@ use super::{
     },
     Running, //
 };
-use crate::sys::cpu;
+
+/// The address that KVM_INTERNAL_ERROR_DELIVERY_EV tells where none was accessed.
+const NO_ADDRESS: u64 = u64::MAX;
 
 impl Running<'_> {
     /// Handles an exit with interrupts and preemption on.
@@ -60,7 +63,7 @@ impl Running<'_> {
             return Ok(self.unexpected(reason));
         };
         if self.vectoring_forbids(basic) {
-            return Ok(self.delivery_failed(reason));
+            return Ok(self.delivery_failed(reason, None));
         }
         match basic {
             // Their handlers ran before interrupts came back on.
@@ -236,18 +239,18 @@ impl Running<'_> {
                 qualification
             );
         }
-        self.vcpu.run.set_fail_entry(reason.0, cpu::current());
+        self.vcpu.run.set_fail_entry(reason.0, self.arch.last_cpu);
         Flow::ToUser
     }
 
     /// KVM_INTERNAL_ERROR_DELIVERY_EV: an event can't be delivered because its delivery exits in a way that repeats.
-    fn delivery_failed(&self, reason: ExitReason) -> Flow {
+    fn delivery_failed(&self, reason: ExitReason, gpa: Option<Gpa>) -> Flow {
         let data = [
             self.hw.read(IDT_VECTORING_INFO_FIELD).into(),
             reason.0.into(),
             self.hw.read(EXIT_QUALIFICATION),
-            self.hw.read(GUEST_PHYSICAL_ADDRESS),
-            cpu::current().into(),
+            gpa.map_or(NO_ADDRESS, |gpa| gpa.0),
+            self.arch.last_cpu.into(),
         ];
         self.vcpu
             .run
@@ -258,7 +261,7 @@ impl Running<'_> {
     /// KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON.
     fn unexpected(&self, reason: ExitReason) -> Flow {
         kernel::pr_err_once!("unexpected VM exit, reason {:#x}\n", reason.0);
-        let data = [reason.0.into(), cpu::current().into()];
+        let data = [reason.0.into(), self.arch.last_cpu.into()];
         self.vcpu
             .run
             .set_internal_error(InternalError::UnexpectedExitReason, &data);

@@ -13,7 +13,6 @@ use super::{
     emulation::Operand,
     requests::Request,
     run::Flow,
-    run_page::InternalError,
     Running, //
 };
 
@@ -39,10 +38,7 @@ impl Running<'_> {
             !matches!(e.info.kind(), EventType::ExternalInterrupt | EventType::Nmi)
         });
         if first || events.exception.is_some() {
-            self.vcpu
-                .run
-                .set_internal_error(InternalError::Emulation, &[]);
-            return Ok(Flow::ToUser);
+            return Ok(self.emulation_failed(&[]));
         }
         // No window opens and no timer exits here.
         self.timer_may_be_due();

@@ -134,6 +134,7 @@ impl Running<'_> {
         self.fpu.load();
         let result = f(self);
         self.fpu.unload();
+        self.vcpu.stats.fpu_reload.inc();
         result
     }
 
@@ -179,6 +180,7 @@ impl Running<'_> {
             }
             if self.user_wants_window() && self.ready_for_user_interrupt() {
                 self.vcpu.run.set_reason(UserExit::IrqWindowOpen);
+                self.vcpu.stats.request_irq_exits.inc();
                 return Ok(0);
             }
             if cpu::guest_entry_work_pending() {
@@ -209,6 +211,9 @@ impl Running<'_> {
         let result = {
             let hw = self.hw;
             let mut guard = hw.begin_entry(&self.arch.xstate);
+            if guard.displaced_host() {
+                self.vcpu.stats.host_state_reload.inc();
+            }
             self.vcpu.requests.enter_guest_mode(guard.cpu());
             if self.vcpu.requests.any() || guard.work_was_pending() {
                 self.vcpu.requests.leave_guest_mode();
@@ -225,6 +230,7 @@ impl Running<'_> {
                     return Ok(Flow::Resume);
                 }
             }
+            self.arch.last_cpu = guard.cpu();
             guard.commit(self.enabled_breakpoints());
             if self.has_vapic() {
                 return self.enter_with_vapic(guard);
@@ -286,7 +292,7 @@ impl Running<'_> {
             EntryResult::Failed(error) => {
                 pr_err_ratelimited_vmfail(error);
                 self.take_event_back();
-                self.vcpu.run.set_fail_entry(error, cpu::current());
+                self.vcpu.run.set_fail_entry(error, self.arch.last_cpu);
                 Ok(Flow::ToUser)
             }
         }
@@ -358,6 +364,7 @@ impl Running<'_> {
             if !self.is_runnable() {
                 return Ok(Flow::Resume);
             }
+            self.vcpu.stats.req_event.inc();
             self.inject_events();
         }
         Ok(Flow::Resume)

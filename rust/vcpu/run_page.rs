@@ -30,6 +30,11 @@ const APIC_BASE: usize = offset_of!(kvm_run, apic_base);
 /// The union of what the exits tell.
 const DETAIL: usize = 32;
 
+/// `KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES`.
+const FLAG_INSTRUCTION_BYTES: u64 = 1;
+/// What is behind an instruction of fewer than 15 bytes.
+const NOP: u8 = 0x90;
+
 /// Exit reasons of `linux/kvm.h` that rkvm gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -198,6 +203,35 @@ impl RunPage {
             let at = DETAIL.wrapping_add(8).wrapping_add(i.wrapping_mul(8));
             // In bounds: 16 words fit behind the header of a page.
             let _ = self.run.copy_to(at, &word.to_le_bytes());
+        }
+    }
+
+    /// KVM_INTERNAL_ERROR_EMULATION: flags, the instruction if there is one, its length before it and NOPs behind, and what
+    /// the exit told.
+    pub(crate) fn set_emulation_failure(&self, instruction: &[u8], exit: &[u64; 5]) {
+        let mut told = [NOP; 16];
+        let room = told.iter_mut().skip(1);
+        room.zip(instruction).for_each(|(to, from)| *to = *from);
+        if let Some(length) = told.first_mut() {
+            *length = instruction.len() as u8;
+        }
+        let told = u128::from_le_bytes(told);
+        let [reason, info1, info2, interruption, code] = *exit;
+        let words = [
+            FLAG_INSTRUCTION_BYTES,
+            told as u64,
+            (told >> 64) as u64,
+            reason,
+            info1,
+            info2,
+            interruption,
+            code,
+        ];
+        if instruction.is_empty() {
+            let without = [0, reason, info1, info2, interruption, code];
+            self.set_internal_error(InternalError::Emulation, &without);
+        } else {
+            self.set_internal_error(InternalError::Emulation, &words);
         }
     }
 

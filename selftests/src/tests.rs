@@ -17,6 +17,7 @@ mod dirty_log;
 mod dirty_log_busy;
 mod emulated_paging;
 mod exceptions;
+mod exit_data;
 mod failed_entry;
 mod fault_ahead;
 mod faults;
@@ -131,6 +132,7 @@ tests! {
     exceptions: "#DE #BP #UD #NM #DF #GP #PF to the guest's IDT, triple fault",
     debug_traps: "single steps and breakpoints of the guest itself, in interrupt shadows too",
     delivery: "events whose delivery accesses a device",
+    exit_data: "failed entries and emulation, failed calls: what kvm_run tells",
     forced_emulation: "the emulator beside the processor, in all modes",
     emulated_paging: "the emulator's page walk after CR0.WP and CR3 have changed",
     injection: "VCPU_EVENTS, KVM_NMI, KVM_INTERRUPT and its window",

@@ -48,6 +48,7 @@ pub(crate) struct EntryGuard<'a, 'b> {
     /// The host's IA32_DEBUGCTL, once `commit` has read it.
     host_debugctl: Cell<u64>,
     cpu: u32,
+    displaced: bool,
     work: bool,
     irq: Option<u32>,
     machine_check: bool,
@@ -59,15 +60,15 @@ impl<'a> Loaded<'a> {
     #[inline]
     pub(crate) fn begin_entry<'b>(&'b self, xstate: &GuestXState) -> EntryGuard<'a, 'b> {
         // SAFETY: Paired with the drop of the guard; the context is loaded by this thread.
-        let (cpu, flags) = unsafe {
+        let (cpu, displaced, flags) = unsafe {
             let cpu = bindings::rkvm_get_cpu();
-            Inner::load_guest_registers(self.inner, cpu);
+            let displaced = Inner::load_guest_registers(self.inner, cpu);
             let flags = bindings::rkvm_disable_irqs_for_guest();
             // With the host's XCR0 and IA32_XSS still in place: XRSTORS takes no state outside them.
             if flags & bindings::RKVM_TASK_NEEDS_FPU != 0 {
                 (restricted().switch_fpu_return)();
             }
-            (cpu, flags)
+            (cpu, displaced, flags)
         };
         let xstate = xstate.if_different();
         let host_pkru = match &xstate {
@@ -81,6 +82,7 @@ impl<'a> Loaded<'a> {
             host_pkru,
             host_debugctl: Cell::new(0),
             cpu,
+            displaced,
             work: flags & bindings::RKVM_TASK_HAS_WORK != 0,
             irq: None,
             machine_check: false,
@@ -94,6 +96,12 @@ impl EntryGuard<'_, '_> {
     #[inline]
     pub(crate) fn cpu(&self) -> u32 {
         self.cpu
+    }
+
+    /// Whether the guest's registers took the place of user space's just now.
+    #[inline]
+    pub(crate) fn displaced_host(&self) -> bool {
+        self.displaced
     }
 
     /// Whether a signal, a reschedule or other work waited for this task when interrupts went off. What comes later

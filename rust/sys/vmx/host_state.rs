@@ -61,19 +61,21 @@ impl Inner {
     }
 
     /// Displaces what user space has in the registers by what the guest has. Preemption is off on `cpu`, which is this.
+    /// Answers whether there was something to do.
     ///
     /// # Safety
     ///
     /// `this` is loaded by this thread, with preemption off.
     #[inline]
-    pub(super) unsafe fn load_guest_registers(this: *mut Self, cpu: u32) {
+    pub(super) unsafe fn load_guest_registers(this: *mut Self, cpu: u32) -> bool {
         // SAFETY: Loaded by this thread.
         unsafe {
             if (*this).guest_loaded {
-                return;
+                return false;
             }
             Self::load_guest_registers_slow(this, cpu);
         }
+        true
     }
 
     /// The registers are not loaded yet.

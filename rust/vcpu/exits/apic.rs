@@ -58,7 +58,7 @@ impl Running<'_> {
             }
             // A stack or a descriptor table in the APIC.
             ApicAccessType::Event | ApicAccessType::PhysicalEvent => {
-                Ok(self.delivery_failed(reason))
+                Ok(self.delivery_failed(reason, None))
             }
             ApicAccessType::Fetch
             | ApicAccessType::PhysicalInstruction

@@ -128,7 +128,7 @@ impl Running<'_> {
     fn simultaneous_exceptions(&self, info: EventInfo) -> Flow {
         let vectoring = self.hw.read(IDT_VECTORING_INFO_FIELD);
         let code = self.hw.read(VM_EXIT_INTR_ERROR_CODE);
-        let cpu = cpu::current();
+        let cpu = self.arch.last_cpu;
         self.vcpu.run.set_internal_error(
             InternalError::SimulEx,
             &[vectoring.into(), info.0.into(), code.into(), cpu.into()],

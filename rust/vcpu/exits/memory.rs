@@ -69,16 +69,16 @@ impl Running<'_> {
             Fault::Resume => Ok(Flow::Resume),
             Fault::Emulate => {
                 stats.pf_emulate.inc();
-                self.emulate_access(reason, Operand::At(gpa))
+                self.emulate_access(reason, gpa, Operand::At(gpa))
             }
         }
     }
 
     /// Emulates the instruction that made an access. If the delivery of an event made it, there is none, and the event
     /// can't be delivered.
-    fn emulate_access(&mut self, reason: ExitReason, operand: Operand) -> Result<Flow> {
+    fn emulate_access(&mut self, reason: ExitReason, gpa: Gpa, operand: Operand) -> Result<Flow> {
         if self.arch.events.injected.is_some() {
-            return Ok(self.delivery_failed(reason));
+            return Ok(self.delivery_failed(reason, Some(gpa)));
         }
         self.emulate(operand)
     }
@@ -114,7 +114,7 @@ impl Running<'_> {
         match self.vm.memory.misconfigured(&mut self.arch.mmu, gpa) {
             Misconfigured::Mmio => {
                 self.vcpu.stats.pf_emulate.inc();
-                self.emulate_access(reason, Operand::Device(gpa))
+                self.emulate_access(reason, gpa, Operand::Device(gpa))
             }
             Misconfigured::Refault => self.memory_fault(reason, gpa, Access::R),
             Misconfigured::Bug => {

@@ -107,7 +107,10 @@ impl Running<'_> {
 
     fn sleep(&mut self) -> Wakeup {
         let vcpu = self.vcpu;
-        vcpu.requests.wait.block(|| self.may_wake())
+        vcpu.stats.blocking.set(1);
+        let wakeup = vcpu.requests.wait.block(|| self.may_wake());
+        vcpu.stats.blocking.set(0);
+        wakeup
     }
 
     /// Polls for a little while, because many events come soon, then sleeps.

@@ -46,7 +46,15 @@ pub fn catch() -> Result<(), Errno> {
 
 /// Runs the vCPU in a thread and signals that thread until KVM_RUN came back: whether a signal
 /// finds it on its way in, in the guest or asleep, one of them has to end it.
-pub fn interrupt_until_done(mut vcpu: Vcpu) -> Outcome<(Result<Exit, Errno>, Vcpu)> {
+pub fn interrupt_until_done(vcpu: Vcpu) -> Outcome<(Result<Exit, Errno>, Vcpu)> {
+    interrupt_after(vcpu, || {})
+}
+
+/// The same, with signals only after `wait`, which runs in this thread.
+pub fn interrupt_after(
+    mut vcpu: Vcpu,
+    wait: impl FnOnce(),
+) -> Outcome<(Result<Exit, Errno>, Vcpu)> {
     let done = Arc::new(AtomicBool::new(false));
     let tid = Arc::new(AtomicI32::new(0));
     let (their_done, their_tid) = (done.clone(), tid.clone());
@@ -57,6 +65,7 @@ pub fn interrupt_until_done(mut vcpu: Vcpu) -> Outcome<(Result<Exit, Errno>, Vcp
         their_done.store(true, Ordering::SeqCst);
         (result, vcpu)
     });
+    wait();
     while !done.load(Ordering::SeqCst) {
         let tid = tid.load(Ordering::SeqCst);
         if tid != 0 {

@@ -5,9 +5,11 @@
 use crate::asm::*;
 use crate::device::Device;
 use crate::errno::Errno;
-use crate::setup::{self, Mode};
+use crate::setup::{self, Mode, CODE};
 use crate::sys;
 use crate::tap::Tap;
+use crate::tests::signals;
+use crate::vcpu::Exit;
 use crate::vm::Vm;
 use crate::{Outcome, MIB};
 use kvm_bindings::*;
@@ -16,6 +18,8 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{FromRawFd, RawFd};
 use std::os::unix::fs::FileExt;
+use std::thread;
+use std::time::Duration;
 
 /// The six words of the header.
 struct Header {
@@ -131,6 +135,10 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     );
     t.eq("and ten io_exits", grew("io_exits"), 10);
 
+    for name in ["fpu_reload", "host_state_reload"] {
+        t.ok(format!("and {name} as often"), grew(name) >= 10);
+    }
+
     drop(vcpu);
     drop(vm);
     t.ok(
@@ -144,5 +152,76 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
             .map_err(|e| Errno(e.raw_os_error().unwrap_or(0))),
         libc::EBADF,
     );
+    events(t, dev)?;
+    blocking(t, dev)
+}
+
+/// NMIs, interrupt windows, and what the guest is told of pages that are not there.
+fn events(t: &mut Tap, dev: &Device) -> Outcome {
+    const HANDLERS: u64 = CODE + 0x1000;
+    let vm = Vm::new(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut vcpu = vm.vcpu(0)?;
+    let code = asm64(|a| {
+        a.sti()?;
+        let mut again = a.create_label();
+        a.set_label(&mut again)?;
+        a.out(0x40, al)?;
+        a.jmp(again)
+    });
+    setup::start(&vcpu, &ram, Mode::Long, &code)?;
+    let handler = assemble(64, HANDLERS, |a| {
+        a.out(0x41, al)?;
+        a.iretq()
+    });
+    ram.write(HANDLERS, &handler);
+    setup::gate(&ram, Mode::Long, 2, HANDLERS);
+
+    t.eq("the guest runs", vcpu.run()?, Exit::out8(0x40, 0));
+    let before = of(vcpu.raw())?;
+    sys::ioctl(vcpu.raw(), sys::KVM_NMI, 0)?;
+    t.eq("it gets an NMI", vcpu.run()?, Exit::out8(0x41, 0));
+    vcpu.shared().request_interrupt_window = 1;
+    t.eq("it has a window", vcpu.run()?, Exit::IrqWindow);
+    let after = of(vcpu.raw())?;
+    for name in ["nmi_injections", "request_irq_exits"] {
+        t.eq(
+            name,
+            after.get(name),
+            before.get(name).map(|n| n + 1).as_ref(),
+        );
+    }
+    t.ok(
+        "req_event",
+        after.get("req_event") > before.get("req_event"),
+    );
+    Ok(())
+}
+
+/// A vCPU that sleeps in HLT.
+fn blocking(t: &mut Tap, dev: &Device) -> Outcome {
+    signals::catch()?;
+    let vm = Vm::with_irqchip(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let vcpu = vm.vcpu(0)?;
+    setup::start(&vcpu, &ram, Mode::Long, &asm64(|a| a.hlt()))?;
+    let file = open(vcpu.raw())?;
+    let blocks = || -> Outcome<Option<u64>> { Ok(read(&file)?.get("blocking").copied()) };
+    t.eq("blocking: before", blocks()?, Some(0));
+    let mut seen = false;
+    // The first of the signals comes when the counter was seen, or never will be.
+    let wait = || {
+        for _ in 0..1000 {
+            seen = seen || blocks().is_ok_and(|b| b == Some(1));
+            if seen {
+                break;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    };
+    let (result, _vcpu) = signals::interrupt_after(vcpu, wait)?;
+    t.errno("a signal wakes it", result, libc::EINTR);
+    t.ok("in HLT", seen);
+    t.eq("and after", blocks()?, Some(0));
     Ok(())
 }

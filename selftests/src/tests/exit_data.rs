@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What `kvm_run` tells of exits that end a guest, and of a KVM_RUN that fails.
+
+use crate::asm::*;
+use crate::device::Device;
+use crate::setup::{self, Mode};
+use crate::tap::Tap;
+use crate::vcpu::{Exit, Vcpu};
+use crate::vm::Vm;
+use crate::{Outcome, MIB};
+use kvm_bindings::*;
+
+/// No memory is there.
+const DEVICE: u64 = 0xd000_0000;
+const INVALID_GUEST_STATE: u64 = 0x8000_0021;
+const EPT_VIOLATION: u64 = 48;
+const EPT_MISCONFIGURATION: u64 = 49;
+const HAS_INSTRUCTION: u64 = 1;
+/// `KVM_X86_SHADOW_INT_STI`.
+const SHADOW_STI: u8 = 2;
+
+pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
+    failed_entry(t, dev)?;
+    unknown_instruction(t, dev)?;
+    no_instruction(t, dev)?;
+    failed_call(t, dev)
+}
+
+/// Keeps this thread on the CPU that it is on, which is answered.
+fn stay() -> u32 {
+    // SAFETY: a set of CPUs on the stack, for this thread only.
+    unsafe {
+        let cpu = libc::sched_getcpu().max(0);
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu as usize, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set);
+        cpu as u32
+    }
+}
+
+fn failed_entry(t: &mut Tap, dev: &Device) -> Outcome {
+    let cpu = stay();
+    let vm = Vm::new(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut vcpu = vm.vcpu(0)?;
+    setup::start(&vcpu, &ram, Mode::Long, &asm64(|a| a.hlt()))?;
+    // A shadow of STI, with interrupts off.
+    let mut events = vcpu.fd.get_vcpu_events()?;
+    events.flags = KVM_VCPUEVENT_VALID_SHADOW;
+    events.interrupt.shadow = SHADOW_STI;
+    vcpu.fd.set_vcpu_events(&events)?;
+    t.eq(
+        "an entry with a state that there can't be",
+        vcpu.run()?,
+        Exit::FailEntry(INVALID_GUEST_STATE),
+    );
+    // SAFETY: KVM_EXIT_FAIL_ENTRY says that `fail_entry` is the valid member.
+    let told = unsafe { vcpu.shared().__bindgen_anon_1.fail_entry };
+    t.eq("and the CPU of it", told.cpu, cpu);
+    Ok(())
+}
+
+/// KVM_EXIT_INTERNAL_ERROR: its words.
+fn words(vcpu: &mut Vcpu) -> Vec<u64> {
+    // SAFETY: the last exit says that `internal` is the valid member.
+    let told = unsafe { vcpu.shared().__bindgen_anon_1.internal };
+    told.data[..told.ndata as usize].to_vec()
+}
+
+/// What the exit told, behind the instruction: its reason, two words about it, an event and its error code.
+fn exit_is_told(t: &mut Tap, words: &[u64]) {
+    let [reason, _, vectoring, event, code] = words[..] else {
+        t.ok("five words about the exit", false);
+        return;
+    };
+    t.ok(
+        "the reason of the exit",
+        [EPT_VIOLATION, EPT_MISCONFIGURATION].contains(&reason),
+    );
+    t.eq(
+        "no event, of none",
+        (vectoring >> 31, event >> 31, code),
+        (0, 0, 0),
+    );
+}
+
+fn unknown_instruction(t: &mut Tap, dev: &Device) -> Outcome {
+    let vm = Vm::new(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut vcpu = vm.vcpu(0)?;
+    let code = asm64(|a| {
+        a.mov(rbx, DEVICE)?;
+        a.fld(dword_ptr(rbx))?;
+        a.hlt()
+    });
+    setup::start(&vcpu, &ram, Mode::Long, &code)?;
+    t.eq(
+        "an instruction that can't be emulated",
+        vcpu.run()?,
+        Exit::InternalError(KVM_INTERNAL_ERROR_EMULATION),
+    );
+    let words = words(&mut vcpu);
+    let &[flags, first, second, ref exit @ ..] = &words[..] else {
+        t.ok("flags and the instruction", false);
+        return Ok(());
+    };
+    t.eq("the instruction is told", flags, HAS_INSTRUCTION);
+    let bytes = [first.to_le_bytes(), second.to_le_bytes()].concat();
+    t.ok("its length", (2..=15).contains(&bytes[0]));
+    t.eq("its bytes", &bytes[1..3], &[0xd9, 0x03][..]);
+    exit_is_told(t, exit);
+    Ok(())
+}
+
+fn no_instruction(t: &mut Tap, dev: &Device) -> Outcome {
+    let vm = Vm::new(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut vcpu = vm.vcpu(0)?;
+    let code = asm64(|a| {
+        a.mov(rbx, DEVICE)?;
+        a.jmp(rbx)
+    });
+    setup::start(&vcpu, &ram, Mode::Long, &code)?;
+    t.eq(
+        "an instruction that can't be fetched",
+        vcpu.run()?,
+        Exit::InternalError(KVM_INTERNAL_ERROR_EMULATION),
+    );
+    let words = words(&mut vcpu);
+    let &[flags, ref exit @ ..] = &words[..] else {
+        t.ok("flags", false);
+        return Ok(());
+    };
+    t.eq("no instruction is told", flags, 0);
+    exit_is_told(t, exit);
+    Ok(())
+}
+
+fn failed_call(t: &mut Tap, dev: &Device) -> Outcome {
+    let vm = Vm::new(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut vcpu = vm.vcpu(0)?;
+    let code = asm64(|a| {
+        a.out(0x40, al)?;
+        a.hlt()
+    });
+    setup::start(&vcpu, &ram, Mode::Long, &code)?;
+    t.eq("an exit", vcpu.run()?, Exit::out8(0x40, 0));
+    drop(ram);
+    t.errno("a KVM_RUN that fails", vcpu.run(), libc::EFAULT);
+    t.eq("does not tell that exit again", vcpu.exit(), Exit::Other(0));
+    Ok(())
+}
