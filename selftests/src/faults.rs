@@ -35,7 +35,7 @@ const ENOUGH: u32 = 5000;
 
 /// A program of calls that runs in rounds, until each call has met each of its failures.
 pub struct Faults {
-    nth: fs::File,
+    nth: Nth,
     /// How often a call was made in this round, by its name.
     made: BTreeMap<&'static str, usize>,
     /// The next failure that a call, by its name and how often it was made before, is to meet; 0 once all are done.
@@ -53,32 +53,10 @@ pub struct Faults {
 impl Faults {
     /// Sets the kernel up, for the module `module`. `None` if it has no fault injection.
     pub fn new(module: &str) -> Outcome<Option<Self>> {
-        let nth = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/proc/thread-self/fail-nth");
-        let Ok(nth) = nth else {
+        let Some(nth) = Nth::new()? else {
             return Ok(None);
         };
-        let (start, end) = text_of(module)?;
-        let (books, books_end) = kmemleak()?;
-        for (kind, own) in KINDS {
-            let folder = Path::new("/sys/kernel/debug").join(kind);
-            let set = |name: &str, value: &str| {
-                fs::write(folder.join(name), value)
-                    .map_err(|e| format!("{}/{name}: {e}", folder.display()))
-            };
-            // Each failure is wanted: no word of it in the kernel's log.
-            set("verbose", "0")?;
-            set("stacktrace-depth", "32")?;
-            set("require-start", &start.to_string())?;
-            set("require-end", &end.to_string())?;
-            set("reject-start", &books.to_string())?;
-            set("reject-end", &books_end.to_string())?;
-            for (name, value) in own {
-                set(name, value)?;
-            }
-        }
+        count_calls_of(text_of(module)?)?;
         Ok(Some(Faults {
             nth,
             made: BTreeMap::new(),
@@ -110,10 +88,7 @@ impl Faults {
         *made += 1;
         loop {
             let n = *self.next.entry(key).or_insert(1);
-            self.set(n)?;
-            let result = call();
-            let fired = n != 0 && self.fired()?;
-            self.set(0)?;
+            let (result, fired) = self.nth.call(n, &mut call)?;
             self.next.insert(key, if fired { n + 1 } else { 0 });
             match result {
                 Err(e) if !fired => return Err(format!("{name}, failure {n}: {e}").into()),
@@ -132,30 +107,71 @@ impl Faults {
             }
         }
     }
+}
 
-    /// From now on the `n`-th thing that can fail does; 0: none does.
-    fn set(&mut self, n: u32) -> Outcome {
-        self.nth.write_all(n.to_string().as_bytes())?;
-        Ok(())
+/// The count of this thread.
+pub struct Nth(fs::File);
+
+impl Nth {
+    /// `None` if the kernel has no fault injection.
+    pub fn new() -> Outcome<Option<Self>> {
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/proc/thread-self/fail-nth");
+        Ok(file.ok().map(Self))
     }
 
-    /// Whether the failure has happened.
-    fn fired(&self) -> Outcome<bool> {
+    /// Makes a call in which the `n`-th thing that can fail does; 0: none does. Answers what it returns, and whether the
+    /// failure has happened.
+    pub fn call<T>(&mut self, n: u32, call: impl FnOnce() -> T) -> Outcome<(T, bool)> {
+        self.set(n)?;
+        let result = call();
         let mut text = [0; 16];
-        let len = self.nth.read_at(&mut text, 0)?;
-        Ok(text[..len].trim_ascii() == b"0")
+        let len = self.0.read_at(&mut text, 0)?;
+        let fired = n != 0 && text[..len].trim_ascii() == b"0";
+        self.set(0)?;
+        Ok((result, fired))
+    }
+
+    fn set(&mut self, n: u32) -> Outcome {
+        self.0.write_all(n.to_string().as_bytes())?;
+        Ok(())
     }
 }
 
-impl Drop for Faults {
+impl Drop for Nth {
     fn drop(&mut self) {
         // A count that stays would hit whatever comes next; a thread that can't write it is about to end anyway.
         let _ = self.set(0);
     }
 }
 
+/// Sets the kernel up: what counts is what code in this range of addresses calls.
+pub fn count_calls_of((start, end): (u64, u64)) -> Outcome {
+    let (books, books_end) = kmemleak()?;
+    for (kind, own) in KINDS {
+        let folder = Path::new("/sys/kernel/debug").join(kind);
+        let set = |name: &str, value: &str| {
+            fs::write(folder.join(name), value)
+                .map_err(|e| format!("{}/{name}: {e}", folder.display()))
+        };
+        // Each failure is wanted: no word of it in the kernel's log.
+        set("verbose", "0")?;
+        set("stacktrace-depth", "32")?;
+        set("require-start", &start.to_string())?;
+        set("require-end", &end.to_string())?;
+        set("reject-start", &books.to_string())?;
+        set("reject-end", &books_end.to_string())?;
+        for (name, value) in own {
+            set(name, value)?;
+        }
+    }
+    Ok(())
+}
+
 /// Where a module's code is, from /proc/modules: the first address and one behind the last (or a little more).
-fn text_of(module: &str) -> Outcome<(u64, u64)> {
+pub fn text_of(module: &str) -> Outcome<(u64, u64)> {
     let modules = fs::read_to_string("/proc/modules")?;
     let fields = |line: &str| -> Option<(u64, u64)> {
         let words: Vec<&str> = line.split_whitespace().collect();

@@ -17,6 +17,7 @@ pub mod compat;
 pub mod device;
 pub mod errno;
 pub mod faults;
+pub mod load;
 pub mod prefix;
 pub mod ram;
 pub mod setup;

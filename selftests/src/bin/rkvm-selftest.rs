@@ -6,6 +6,7 @@ use clap::Parser;
 use rkvm_selftests::device::{Device, DEFAULT_PATH, ENV};
 use rkvm_selftests::tap::Tap;
 use rkvm_selftests::tests::{Test, ALL};
+use rkvm_selftests::{load, Outcome};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::process::ExitCode;
 
@@ -18,6 +19,9 @@ struct Args {
     /// List the tests and what each looks at.
     #[arg(long)]
     list: bool,
+    /// Instead of a test, load this module again and again, each time with an allocation that fails.
+    #[arg(long)]
+    fail_load: Option<String>,
     /// The device under test.
     #[arg(long, env = ENV, default_value = DEFAULT_PATH)]
     dev: String,
@@ -33,6 +37,9 @@ fn main() -> ExitCode {
             println!("{:18} {}-- {}", test.name, test.needs(), test.about);
         }
         return ExitCode::SUCCESS;
+    }
+    if let Some(module) = &args.fail_load {
+        return code(report("failing loads", |tap| load::fail(tap, module)));
     }
     let mut chosen: Vec<&Test> = Vec::new();
     for name in &args.names {
@@ -65,7 +72,11 @@ fn main() -> ExitCode {
             println!("# failed: {name}");
         }
     }
-    if failed.is_empty() {
+    code(failed.is_empty())
+}
+
+fn code(good: bool) -> ExitCode {
+    if good {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -75,19 +86,23 @@ fn main() -> ExitCode {
 /// Runs one test; an error or a panic of it is a failed check.
 fn run(test: &Test, path: &str) -> bool {
     println!("# {}: {}", test.name, test.about);
-    let mut tap = Tap::new();
-    let result = catch_unwind(AssertUnwindSafe(|| {
+    report(test.name, |tap| {
         let dev = Device::open(path)?;
-        (test.run)(&mut tap, &dev)
-    }));
+        (test.run)(tap, &dev)
+    })
+}
+
+fn report(name: &str, test: impl FnOnce(&mut Tap) -> Outcome) -> bool {
+    let mut tap = Tap::new();
+    let result = catch_unwind(AssertUnwindSafe(|| test(&mut tap)));
     match result {
         Ok(Ok(())) => {}
         Ok(Err(e)) => {
-            tap.ok(format!("{} runs to its end", test.name), false);
+            tap.ok(format!("{name} runs to its end"), false);
             tap.diag(e);
         }
         Err(_) => {
-            tap.ok(format!("{} does not panic", test.name), false);
+            tap.ok(format!("{name} does not panic"), false);
         }
     }
     tap.finish()
