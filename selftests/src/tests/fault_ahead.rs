@@ -130,8 +130,12 @@ fn orders(t: &mut Tap, dev: &Device) -> Outcome {
     let before = all.faults()?;
     t.eq("every other in turn", all.touch(1, PAGES - 1, 1)?, done());
     let faults = all.faults()? - before;
-    // 2, 4, 8, three times 16 pages, and the last one.
-    let fits = if is_rkvm() { faults <= 7 } else { faults >= 63 };
+    // 2, 4, 8, three times 16 pages, and the last one; a few more where a table of the host ends.
+    let fits = if is_rkvm() {
+        faults <= 10
+    } else {
+        faults >= 63
+    };
     t.ok(format!("which takes {faults} faults"), fits);
     t.eq("each is written once", all.values(), vec![1; PAGES]);
 
