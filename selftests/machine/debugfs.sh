@@ -6,13 +6,13 @@ mkdir -p /dbg
 mount -t debugfs none /dbg
 check "the module has a folder" test -d /dbg/rkvm
 
-# A guest that runs for a while.
+# A guest that runs for a while, and stops where it is as soon as it has files.
 rkvm-selftest memslot_running >/dev/null 2>&1 &
 guest=$!
 vm=
 for try in $(seq 500); do
 	vm=$(echo /dbg/rkvm/*/vcpu0)
-	[ -e "$vm" ] && break
+	[ -e "$vm" ] && kill -STOP $guest && break
 	usleep 1000
 done
 vm=${vm%/vcpu0}

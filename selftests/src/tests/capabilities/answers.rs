@@ -91,7 +91,6 @@ pub const MISSING: &[Answer] = &[
     (190, "ENFORCE_PV_FEATURE_CPUID", 1),
     (192, "DIRTY_LOG_RING", 65536 * 16),
     (201, "EXIT_HYPERCALL", 1 << 12),
-    (212, "PMU_CAPABILITY", 1),
     (215, "SYSTEM_EVENT_DATA", 1),
     (220, "VM_DISABLE_NX_HUGE_PAGES", 1),
     (223, "DIRTY_LOG_RING_ACQ_REL", 65536 * 16),
@@ -99,5 +98,5 @@ pub const MISSING: &[Answer] = &[
     (232, "MEMORY_FAULT_INFO", 1),
     (233, "MEMORY_ATTRIBUTES", 0),
     (234, "GUEST_MEMFD", 1),
-    (244, "GUEST_MEMFD_FLAGS", 0),
+    (244, "GUEST_MEMFD_FLAGS", 3),
 ];
