@@ -6,8 +6,7 @@ use kernel::types::NotThreadSafe;
 
 use super::{
     bindings,
-    msr,
-    restricted::restricted, //
+    msr, //
 };
 
 /// Whether leaving L1 data behind for a guest would leak it (L1TF), and the CPU can flush it by command.
@@ -24,14 +23,19 @@ pub(crate) fn needs_ibpb() -> bool {
 
 /// Whether the CPUs raise #AC for locked accesses that cross cache lines ("split locks"), in guests as well.
 pub(crate) fn detects_split_locks() -> bool {
-    msr::boot_cpu_has(bindings::X86_FEATURE_SPLIT_LOCK_DETECT)
+    cfg!(CONFIG_X86_BUS_LOCK_DETECT) && msr::boot_cpu_has(bindings::X86_FEATURE_SPLIT_LOCK_DETECT)
 }
 
 /// A guest has split a lock at `rip`: the kernel warns and lets this task do so for a while, or sends it SIGBUS, as
 /// `split_lock_detect` on its command line says. May sleep.
 pub(crate) fn guest_splits_lock(rip: u64) {
+    #[cfg(not(CONFIG_X86_BUS_LOCK_DETECT))]
+    let _ = rip;
+    #[cfg(CONFIG_X86_BUS_LOCK_DETECT)]
     // SAFETY: Called from the task that ran the guest, with interrupts and preemption on. The address is only printed.
-    unsafe { (restricted().handle_guest_split_lock)(rip as kernel::ffi::c_ulong) };
+    unsafe {
+        (super::restricted::restricted().handle_guest_split_lock)(rip as kernel::ffi::c_ulong)
+    };
 }
 
 /// Interrupts CPU `cpu`, which makes it leave a guest. Not if it is this one: then it is in no guest.

@@ -22,20 +22,25 @@ use super::{
     },
 };
 
+// With `cfg`, a kernel that is built without that option has no such function.
 macro_rules! restricted {
-    ($($(#[$doc:meta])* $name:ident: fn($($arg:ty),*) $(-> $ret:ty)?;)*) => {
+    ($($(#[doc = $doc:literal])* $(#[cfg($cfg:meta)])?
+        $name:ident: fn($($arg:ty),*) $(-> $ret:ty)?;)*) => {
         /// The functions, all found.
         pub(super) struct Restricted {
-            $($(#[$doc])* pub(super) $name: unsafe extern "C" fn($($arg),*) $(-> $ret)?,)*
+            $($(#[doc = $doc])* $(#[cfg($cfg)])?
+            pub(super) $name: unsafe extern "C" fn($($arg),*) $(-> $ret)?,)*
         }
 
         // The declared types are those that bindgen reads from the kernel's headers.
-        $(const _: unsafe extern "C" fn($($arg),*) $(-> $ret)? = bindings::$name;)*
+        $($(#[cfg($cfg)])?
+        const _: unsafe extern "C" fn($($arg),*) $(-> $ret)? = bindings::$name;)*
 
         impl Restricted {
             fn find() -> Result<Self> {
                 let mut found = Lookup::default();
-                $(let $name = found.get(
+                $($(#[cfg($cfg)])?
+                let $name = found.get(
                     // The name as a C string.
                     {
                         const NAME: &CStr = match CStr::from_bytes_with_nul(
@@ -51,7 +56,8 @@ macro_rules! restricted {
                     return Err(ENOENT);
                 }
                 Ok(Self {
-                    $($name: {
+                    $($(#[cfg($cfg)])?
+                    $name: {
                         // SAFETY: The address is that of the exported function of this name, whose type the constant
                         // above checked; it was found, or this line would not be reached.
                         unsafe {
@@ -64,9 +70,19 @@ macro_rules! restricted {
                 })
             }
 
-            const NAMES: &'static [&'static str] = &[$(concat!(stringify!($name), "\0"),)*];
+            const NAMES: &'static [&'static str] = &[
+                $(if_built(concat!(stringify!($name), "\0"), &[$(cfg!($cfg))?]),)*
+            ];
         }
     };
+}
+
+/// The name of a function that depends on no option, or on one that is set; else nothing.
+const fn if_built(name: &'static str, options: &[bool]) -> &'static str {
+    match options {
+        [false, ..] => "",
+        _ => name,
+    }
 }
 
 restricted! {
@@ -91,6 +107,7 @@ restricted! {
     /// Sets the guest's FPU state from the XSAVE format of user space.
     fpu_copy_uabi_to_guest_fpstate: fn(*mut bindings::fpu_guest, *const c_void, u64, *mut u32) -> i32;
     /// Deals with a locked access of the guest that crosses cache lines.
+    #[cfg(CONFIG_X86_BUS_LOCK_DETECT)]
     handle_guest_split_lock: fn(kernel::ffi::c_ulong) -> bool;
     /// Loads the debug registers with the breakpoints that the kernel has on this CPU.
     hw_breakpoint_restore: fn();
@@ -142,7 +159,7 @@ impl Resolved {
 
 impl Drop for Resolved {
     fn drop(&mut self) {
-        for name in Restricted::NAMES {
+        for name in Restricted::NAMES.iter().filter(|name| !name.is_empty()) {
             // SAFETY: The name ends in NUL, and `find` took a reference for it.
             unsafe { kb::__symbol_put(name.as_ptr().cast()) };
         }
