@@ -177,7 +177,13 @@ fn switched_off(t: &mut Tap, dev: &Device) -> Outcome {
         a.inc(r15)?;
         wait(a, 3)
     })?;
-    t.eq("a periodic timer", vcpu.run()?, Exit::out8(DONE, 1));
+    // In a guest of a slow host more than one period may pass before the guest looks.
+    match vcpu.run()? {
+        Exit::Out {
+            port: DONE, data, ..
+        } => t.ok("a periodic timer", data[0] >= 1),
+        other => t.eq("a periodic timer", other, Exit::out8(DONE, 1)),
+    };
     t.eq(
         "it is masked while the APIC is switched off",
         vcpu.run()?,
