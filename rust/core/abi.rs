@@ -35,8 +35,6 @@ pub(crate) mod reason {
     pub(crate) const UNUSED: &str = "the kernel answers 0 on every x86";
     pub(crate) const OTHER_ARCH: &str = "not for x86";
 
-    pub(crate) const DEFAULT_LIMIT: &str =
-        "1024 vCPUs, the default of the kernel's configuration, which may say 4096";
     pub(crate) const NO_SMM: &str = "1, because there is no SMM";
     pub(crate) const SOME_EXITS: &str = "HLT and PAUSE";
     pub(crate) const SOME_QUIRKS: &str = "MISC_ENABLE_NO_MWAIT and MWAIT_NEVER_UD_FAULTS";

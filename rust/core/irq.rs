@@ -16,8 +16,8 @@ pub mod pic;
 pub mod pit;
 pub mod routing;
 
-/// vCPU ids and APIC ids are below this (KVM_MAX_VCPU_IDS).
-pub const MAX_VCPU_IDS: usize = 4096;
+/// Most vCPUs of a VM, in any configuration of the kernel (KVM_MAX_VCPUS).
+pub const MAX_VCPUS: usize = 4096;
 
 /// Index of a vCPU in its VM, in order of creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -201,7 +201,7 @@ impl LineState {
 
 /// A set of vCPUs of one VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VcpuSet([u64; MAX_VCPU_IDS / 64]);
+pub struct VcpuSet([u64; MAX_VCPUS / 64]);
 
 impl Default for VcpuSet {
     fn default() -> Self {
@@ -212,7 +212,7 @@ impl Default for VcpuSet {
 impl VcpuSet {
     /// The empty set.
     pub const fn new() -> Self {
-        Self([0; MAX_VCPU_IDS / 64])
+        Self([0; MAX_VCPUS / 64])
     }
 
     /// Puts a vCPU in; answers whether it was not in before.
@@ -252,7 +252,7 @@ impl VcpuSet {
     /// Empties it.
     #[inline]
     pub fn clear(&mut self) {
-        self.0 = [0; MAX_VCPU_IDS / 64];
+        self.0 = [0; MAX_VCPUS / 64];
     }
 }
 

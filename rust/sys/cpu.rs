@@ -6,8 +6,12 @@ use kernel::types::NotThreadSafe;
 
 use super::{
     bindings,
-    msr, //
+    msr,
+    restricted::restricted, //
 };
+
+/// Most vCPUs of a VM, as this kernel is configured for its own KVM.
+pub(crate) const MAX_VCPUS: usize = bindings::RKVM_MAX_VCPUS as usize;
 
 /// Whether leaving L1 data behind for a guest would leak it (L1TF), and the CPU can flush it by command.
 pub(crate) fn needs_l1d_flush() -> bool {
@@ -28,15 +32,15 @@ pub(crate) fn detects_split_locks() -> bool {
 
 /// A guest has split a lock at `rip`: the kernel warns and lets this task do so for a while, or sends it SIGBUS, as
 /// `split_lock_detect` on its command line says. May sleep.
+#[cfg(CONFIG_X86_BUS_LOCK_DETECT)]
 pub(crate) fn guest_splits_lock(rip: u64) {
-    #[cfg(not(CONFIG_X86_BUS_LOCK_DETECT))]
-    let _ = rip;
-    #[cfg(CONFIG_X86_BUS_LOCK_DETECT)]
     // SAFETY: Called from the task that ran the guest, with interrupts and preemption on. The address is only printed.
-    unsafe {
-        (super::restricted::restricted().handle_guest_split_lock)(rip as kernel::ffi::c_ulong)
-    };
+    unsafe { (restricted().handle_guest_split_lock)(rip as kernel::ffi::c_ulong) };
 }
+
+/// In a kernel that does not have the CPUs detect split locks, none is told of.
+#[cfg(not(CONFIG_X86_BUS_LOCK_DETECT))]
+pub(crate) fn guest_splits_lock(_rip: u64) {}
 
 /// Interrupts CPU `cpu`, which makes it leave a guest. Not if it is this one: then it is in no guest.
 pub(crate) fn send_reschedule(cpu: u32) {

@@ -15,16 +15,22 @@ use kernel::{
     },
 };
 
-use crate::vcpu::Vcpu;
+use crate::{
+    sys::cpu,
+    vcpu::Vcpu, //
+};
 
 /// vCPUs in one piece of the table.
 const PIECE: usize = 64;
 /// Pieces of the table.
-const PIECES: usize = 16;
-/// Most vCPUs of a VM: what C KVM is configured for by default.
-pub(crate) const MAX_VCPUS: usize = PIECE * PIECES;
+const PIECES: usize = MAX_VCPUS.div_ceil(PIECE);
+/// Most vCPUs of a VM: what this kernel's C KVM is configured for.
+pub(crate) const MAX_VCPUS: usize = cpu::MAX_VCPUS;
 /// vCPU ids are below this: KVM_CAP_MAX_VCPU_ID, four times the number as in C KVM.
 pub(crate) const MAX_VCPU_IDS: u32 = 4 * MAX_VCPUS as u32;
+
+// As far as sets of vCPUs reach.
+const _: () = assert!(MAX_VCPUS <= rkvm_core::irq::MAX_VCPUS);
 
 type Piece = [SetOnce<Arc<Vcpu>>; PIECE];
 

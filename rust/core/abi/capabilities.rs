@@ -210,7 +210,7 @@ capabilities! {
     59 KVM_CAP_ASYNC_PF = Value(1), Planned;
     60 KVM_CAP_TSC_CONTROL = Host(TscScaling), Done;
     61 KVM_CAP_GET_TSC_KHZ = Value(1), Done;
-    66 KVM_CAP_MAX_VCPUS = Host(MaxVcpus), Differs(DEFAULT_LIMIT);
+    66 KVM_CAP_MAX_VCPUS = Host(MaxVcpus), Done;
     69 KVM_CAP_SW_TLB = Value(0), Excluded(OTHER_ARCH);
     70 KVM_CAP_ONE_REG = Value(1), Planned;
     72 KVM_CAP_TSC_DEADLINE_TIMER = Value(1), Done;
@@ -239,7 +239,7 @@ capabilities! {
     122 KVM_CAP_IOEVENTFD_ANY_LENGTH = Value(1), Done;
     123 KVM_CAP_HYPERV_SYNIC = Value(0), Excluded(HYPERV);
     127 KVM_CAP_VCPU_ATTRIBUTES = Value(1), Done;
-    128 KVM_CAP_MAX_VCPU_ID = Host(MaxVcpuId), Differs(DEFAULT_LIMIT);
+    128 KVM_CAP_MAX_VCPU_ID = Host(MaxVcpuId), Done;
     129 KVM_CAP_X2APIC_API = Host(X2apicApi), Planned;
     131 KVM_CAP_MSI_DEVID = Value(0), Excluded(OTHER_ARCH);
     136 KVM_CAP_IMMEDIATE_EXIT = Value(1), Done;

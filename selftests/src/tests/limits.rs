@@ -62,6 +62,10 @@ fn vcpu_ids(t: &mut Tap, dev: &Device) -> Outcome {
     t.errno("boot CPU behind the first vCPU", boot(&vm, 3), libc::EBUSY);
     drop(vcpu);
 
+    let vm = Vm::with_irqchip(dev)?;
+    let last = t.success("the vCPU with the highest id", vm.vcpu(most as u32 - 1));
+    drop(last);
+
     let vm = Vm::new(dev)?;
     let _vcpu = vm.vcpu(0)?;
     t.errno(
