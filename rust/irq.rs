@@ -34,6 +34,7 @@ use rkvm_core::irq::{
     lapic::Eoi,
     msi::MsiMessage,
     routing::Target,
+    x2apic_api::X2apicApi,
     Delivery,
     Interrupt,
     IrqSource,
@@ -90,6 +91,8 @@ pub(crate) struct Irq {
     vcpus: Arc<Vcpus>,
     /// GSIs below this that user space's I/O APIC has (KVM_CAP_SPLIT_IRQCHIP).
     split_pins: AtomicU32,
+    /// An [`X2apicApi`]. Written with `update` locked.
+    x2apic_api: AtomicU32,
     /// Taken to replace what SRCU readers see. Inside every mutex of the VM and its vCPUs.
     #[pin]
     update: Mutex<()>,
@@ -117,6 +120,7 @@ impl Irq {
                 pit: SetOnce::new(),
                 vcpus,
                 split_pins: AtomicU32::new(0),
+                x2apic_api: AtomicU32::new(0),
                 update <- new_mutex!(()),
                 spare_notifiers <- new_mutex!(None),
             }),
@@ -168,6 +172,42 @@ impl Irq {
         self.split_pins.load(Ordering::Relaxed)
     }
 
+    /// What KVM_CAP_X2APIC_API has switched on.
+    #[inline]
+    pub(crate) fn x2apic_api(&self) -> X2apicApi {
+        X2apicApi::from_bits(self.x2apic_api.load(Ordering::Relaxed))
+    }
+
+    /// KVM_CAP_X2APIC_API. EINVAL for flags that this VM does not know.
+    pub(crate) fn enable_x2apic_api(&self, flags: u64) -> Result {
+        {
+            let _update = self.update.lock();
+            let split = self.irqchip() == Irqchip::Split;
+            let api = self.x2apic_api().enable(flags, split).ok_or(EINVAL)?;
+            self.x2apic_api.store(api.bits(), Ordering::Relaxed);
+        }
+        self.rebuild_destinations()
+    }
+
+    /// Whether the guest is told that it can suppress the broadcast of EOIs.
+    pub(crate) fn offers_eoi_suppression(&self) -> bool {
+        self.x2apic_api()
+            .offers_suppression(self.irqchip() == Irqchip::Split)
+    }
+
+    /// What is to be heard of the end of an interrupt, the guest having suppressed its broadcast or not.
+    #[inline]
+    pub(crate) fn heard(&self, eoi: Eoi) -> Eoi {
+        let suppressed = !eoi.broadcast
+            && self
+                .x2apic_api()
+                .honours_suppression(self.irqchip() == Irqchip::Split);
+        Eoi {
+            broadcast: !suppressed,
+            ..eoi
+        }
+    }
+
     /// PIC and I/O APIC, if they are in the kernel.
     #[inline]
     pub(crate) fn chips(&self) -> Option<&Chips> {
@@ -216,7 +256,7 @@ impl Irq {
 
     fn deliver_message(&self, msi: &MsiMessage) -> Delivery {
         // Routes were checked when they were set, so it decodes.
-        match msi.decode(false) {
+        match msi.decode(self.x2apic_api().has_32bit_ids()) {
             Ok(irq) => self.deliver(&irq, None, None),
             Err(_) => Delivery::Ignored,
         }
@@ -224,7 +264,8 @@ impl Irq {
 
     /// A message from a device. EINVAL if it can't be one.
     pub(crate) fn deliver_msi(&self, msi: &MsiMessage) -> Result<Delivery> {
-        let irq = msi.decode(false).map_err(|_| EINVAL)?;
+        let ids = self.x2apic_api().has_32bit_ids();
+        let irq = msi.decode(ids).map_err(|_| EINVAL)?;
         Ok(self.deliver(&irq, None, None))
     }
 
@@ -255,7 +296,8 @@ impl Irq {
     pub(crate) fn user_hears(&self, eoi: &Eoi) -> bool {
         let guard = self.srcu.read();
         let routes = self.routes.read(&guard);
-        eoi.trigger == Trigger::Level
+        eoi.broadcast
+            && eoi.trigger == Trigger::Level
             && (0..self.split_pins()).any(|gsi| {
                 routes.get(gsi).iter().any(|route| match route.target {
                     Target::Msi(msi) => msi
@@ -284,7 +326,7 @@ impl Irq {
         let retired = {
             let _update = self.update.lock();
             // Everything that changed its identity before it called sees this snapshot or a later one.
-            let new = Destinations::of(&self.vcpus, None)?;
+            let new = Destinations::of(&self.vcpus, None, self.x2apic_api())?;
             self.stale.store(false, Ordering::Relaxed);
             self.destinations.publish(new)
         };
@@ -296,7 +338,7 @@ impl Irq {
     pub(crate) fn add_vcpu(&self, vcpu: Arc<Vcpu>) -> Result {
         let retired = {
             let _update = self.update.lock();
-            let new = Destinations::of(&self.vcpus, Some(&vcpu))?;
+            let new = Destinations::of(&self.vcpus, Some(&vcpu), self.x2apic_api())?;
             self.vcpus.push(vcpu)?;
             self.destinations.publish(new)
         };

@@ -16,6 +16,7 @@ use rkvm_core::{
         CpuidEntry,
         MAX_ENTRIES, //
     },
+    irq::x2apic_api::X2apicApi,
     msr::{
         list,
         mce, //
@@ -27,6 +28,7 @@ use crate::{
         host,
         HostCpu, //
     },
+    irq::Irqchip,
     nr,
     sys::{
         fops::{
@@ -108,9 +110,10 @@ fn create_vm(kind: u64) -> Result<usize> {
     Ok(anon_fd(vm)?.publish())
 }
 
-/// KVM_CHECK_EXTENSION: one table answers, for the device and for a VM alike.
-pub(crate) fn check_extension(number: u64, _vm: Option<&Vm>) -> usize {
+/// KVM_CHECK_EXTENSION: one table answers, for the device and for a VM.
+pub(crate) fn check_extension(number: u64, vm: Option<&Vm>) -> usize {
     let h = host();
+    let may_be_split = vm.is_none_or(|vm| vm.irq.irqchip() == Irqchip::Split);
     let facts = HostFacts {
         nr_vcpus: crate::sys::cpu::online().min(MAX_VCPUS as u32),
         max_vcpus: MAX_VCPUS as u32,
@@ -123,7 +126,7 @@ pub(crate) fn check_extension(number: u64, _vm: Option<&Vm>) -> usize {
         tsc_scaling: h.vmcs.features.tsc_scaling,
         smm: false,
         disable_exits: caps::DISABLE_EXITS,
-        x2apic_api: 0,
+        x2apic_api: X2apicApi::known(may_be_split),
         smaller_maxphyaddr: false,
         bus_lock_exit: false,
         notify_vmexit: false,

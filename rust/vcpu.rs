@@ -247,7 +247,7 @@ impl Vcpu {
         let requests = Arc::new(Requests::new(), GFP_KERNEL_ACCOUNT)?;
         let (pages, apic) = if vm.has_irqchip() {
             let pages = ApicPages::new()?;
-            let apic = Apic::new(&pages, requests.clone(), id, is_bsp, &caps)?;
+            let apic = Apic::new(&pages, requests.clone(), id, is_bsp, &caps, &vm.irq)?;
             (Some(pages), Some(apic))
         } else {
             (None, None)

@@ -15,6 +15,7 @@ pub mod msi;
 pub mod pic;
 pub mod pit;
 pub mod routing;
+pub mod x2apic_api;
 
 /// Most vCPUs of a VM, in any configuration of the kernel (KVM_MAX_VCPUS).
 pub const MAX_VCPUS: usize = 4096;

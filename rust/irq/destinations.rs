@@ -11,10 +11,13 @@ use kernel::{
     prelude::*,
     sync::Arc, //
 };
-use rkvm_core::irq::map::{
-    Entry,
-    Map,
-    Options, //
+use rkvm_core::irq::{
+    map::{
+        Entry,
+        Map,
+        Options, //
+    },
+    x2apic_api::X2apicApi, //
 };
 
 use crate::{
@@ -56,19 +59,23 @@ pub(crate) struct Destinations(Map<Words<Entry>, Words<u16>>);
 impl Destinations {
     /// That of a VM without APICs.
     pub(crate) fn empty() -> Result<KBox<Self>> {
-        Self::build(Words(KVVec::new()))
+        Self::build(Words(KVVec::new()), Options::default())
     }
 
     /// Asks each vCPU, and one that is about to be added, for its APIC's identity, once.
-    pub(crate) fn of(vcpus: &Vcpus, new: Option<&Arc<Vcpu>>) -> Result<KBox<Self>> {
+    pub(crate) fn of(vcpus: &Vcpus, new: Option<&Arc<Vcpu>>, api: X2apicApi) -> Result<KBox<Self>> {
         let mut entries = KVVec::with_capacity(vcpus.len().saturating_add(1), GFP_KERNEL_ACCOUNT)?;
         for vcpu in Iterator::chain(vcpus.iter(), new) {
             entries.push(vcpu.apic_identity(), GFP_KERNEL_ACCOUNT)?;
         }
-        Self::build(Words(entries))
+        let options = Options {
+            x2apic_format: api.has_32bit_ids(),
+            no_broadcast_quirk: api.no_broadcast_quirk(),
+        };
+        Self::build(Words(entries), options)
     }
 
-    fn build(entries: Words<Entry>) -> Result<KBox<Self>> {
+    fn build(entries: Words<Entry>, options: Options) -> Result<KBox<Self>> {
         // The size comes from the same snapshot as the entries.
         let highest = entries
             .iter()
@@ -77,7 +84,7 @@ impl Destinations {
             .unwrap_or(0);
         let by_id = Words::filled(0, highest.saturating_add(1).max(XAPIC_IDS))?;
         Ok(KBox::new(
-            Self(Map::build(entries, by_id, Options::default())),
+            Self(Map::build(entries, by_id, options)),
             GFP_KERNEL_ACCOUNT,
         )?)
     }

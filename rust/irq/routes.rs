@@ -23,6 +23,7 @@ use rkvm_core::irq::{
 
 use super::{
     destinations::Words,
+    Irq,
     Irqchip, //
 };
 use crate::sys::uabi::kvm_irq_routing_entry;
@@ -40,7 +41,7 @@ pub(crate) struct Routes(Table<Words<Route>, Words<u16>>);
 impl Routes {
     /// No GSI leads anywhere.
     pub(crate) fn empty() -> Result<KBox<Self>> {
-        Self::build(&[], Irqchip::None)
+        Self::build(&[], Options::default())
     }
 
     /// The table of KVM_CREATE_IRQCHIP.
@@ -49,31 +50,28 @@ impl Routes {
         for n in 0..DEFAULT_ROUTES {
             routes.push(default_route(n).ok_or(EINVAL)?, GFP_KERNEL_ACCOUNT)?;
         }
-        Self::build(&routes, Irqchip::Full)
+        Self::build(&routes, Options::default())
     }
 
     /// The table of KVM_SET_GSI_ROUTING. EINVAL for what the VM does not allow.
-    pub(crate) fn from_user(
-        entries: &[kvm_irq_routing_entry],
-        kind: Irqchip,
-    ) -> Result<KBox<Self>> {
+    pub(crate) fn from_user(entries: &[kvm_irq_routing_entry], irq: &Irq) -> Result<KBox<Self>> {
         let mut routes = KVVec::with_capacity(entries.len(), GFP_KERNEL_ACCOUNT)?;
         for entry in entries {
             routes.push(route(entry)?, GFP_KERNEL_ACCOUNT)?;
         }
-        Self::build(&routes, kind)
+        let options = Options {
+            split: irq.irqchip() == Irqchip::Split,
+            x2apic_format: irq.x2apic_api().has_32bit_ids(),
+        };
+        Self::build(&routes, options)
     }
 
-    fn build(input: &[Route], kind: Irqchip) -> Result<KBox<Self>> {
+    fn build(input: &[Route], options: Options) -> Result<KBox<Self>> {
         // GSIs are bounded before they size anything.
         let highest = input.iter().map(|r| r.gsi).max().unwrap_or(0);
         if highest as usize >= MAX_ROUTES {
             return Err(EINVAL);
         }
-        let options = Options {
-            split: kind == Irqchip::Split,
-            ..Options::default()
-        };
         let routes = Words::filled(Route::EMPTY, input.len())?;
         let index = Words::filled(0, index_len(highest))?;
         let table = Table::build(input, routes, index, options).map_err(|e| match e {

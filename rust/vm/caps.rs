@@ -27,6 +27,7 @@ mod cap {
     pub(super) const DISABLE_QUIRKS: u32 = 116;
     pub(super) const SPLIT_IRQCHIP: u32 = 121;
     pub(super) const MAX_VCPU_ID: u32 = 128;
+    pub(super) const X2APIC_API: u32 = 129;
     pub(super) const X86_DISABLE_EXITS: u32 = 143;
     pub(super) const MSR_PLATFORM_INFO: u32 = 159;
     pub(super) const EXCEPTION_PAYLOAD: u32 = 164;
@@ -196,6 +197,7 @@ impl Vm {
             }
             cap::SPLIT_IRQCHIP => self.split_irqchip(value)?,
             cap::MAX_VCPU_ID => self.set_max_vcpu_ids(value)?,
+            cap::X2APIC_API => self.irq.enable_x2apic_api(value)?,
             cap::X86_DISABLE_EXITS => {
                 let exits = bits(value, DISABLE_EXITS.into())?;
                 self.before_vcpus(EINVAL, || {

@@ -148,7 +148,7 @@ impl Vm {
         }
         let entries: KVVec<kvm_irq_routing_entry> = arg.offset(ROUTES).read_vec(nr as usize)?;
         self.irq
-            .publish_routes(Routes::from_user(&entries, self.irq.irqchip())?);
+            .publish_routes(Routes::from_user(&entries, &self.irq)?);
         Ok(())
     }
 

@@ -71,6 +71,7 @@ mod tsc_halted;
 mod two_vms;
 mod userfaultfd;
 mod vapic;
+mod x2apic_api;
 
 use crate::device::Device;
 use crate::tap::Tap;
@@ -159,6 +160,7 @@ tests! {
     irqfd: "KVM_IRQFD, edges and resampled levels",
     msi: "KVM_SIGNAL_MSI and KVM_SET_GSI_ROUTING",
     split_irqchip: "local APICs in the kernel, the rest in user space",
+    x2apic_api: "KVM_CAP_X2APIC_API: 32-bit ids, broadcasts, suppressed EOIs",
     nmi: "NMIs of devices, the I/O APIC and processors",
     lapic_timer: "one-shot, periodic, TSC deadline",
     pit: "PIT through PIC and I/O APIC",

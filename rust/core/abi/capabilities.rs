@@ -240,7 +240,7 @@ capabilities! {
     123 KVM_CAP_HYPERV_SYNIC = Value(0), Excluded(HYPERV);
     127 KVM_CAP_VCPU_ATTRIBUTES = Value(1), Done;
     128 KVM_CAP_MAX_VCPU_ID = Host(MaxVcpuId), Done;
-    129 KVM_CAP_X2APIC_API = Host(X2apicApi), Planned;
+    129 KVM_CAP_X2APIC_API = Host(X2apicApi), Done;
     131 KVM_CAP_MSI_DEVID = Value(0), Excluded(OTHER_ARCH);
     136 KVM_CAP_IMMEDIATE_EXIT = Value(1), Done;
     143 KVM_CAP_X86_DISABLE_EXITS = Host(DisableExits), Differs(SOME_EXITS);

@@ -208,6 +208,11 @@ impl<S: Deref<Target = Shared>> Lapic<S> {
         &self.config
     }
 
+    /// KVM_X2APIC_API_USE_32BIT_IDS: what KVM_GET_LAPIC and KVM_SET_LAPIC take for an id.
+    pub fn use_32bit_ids(&mut self, on: bool) {
+        self.config.x2apic_format = on;
+    }
+
     /// Changes the configuration, after KVM_SET_CPUID2, KVM_X86_SETUP_MCE or KVM_ENABLE_CAP. The id stays.
     pub fn reconfigure(&mut self, config: Config) {
         let had_cmci = self.config.cmci;

@@ -38,7 +38,10 @@ use rkvm_core::{
 
 use super::timer::ApicTimer;
 use crate::{
-    irq::Irqchip,
+    irq::{
+        Irq,
+        Irqchip, //
+    },
     sys::apic_page::ApicPages,
     vcpu::{
         requests::{
@@ -71,9 +74,11 @@ impl Apic {
         id: u32,
         is_bsp: bool,
         caps: &GuestCaps,
+        irq: &Irq,
     ) -> Result<Self> {
+        let config = as_it_is(Config::new(id, is_bsp), caps, irq);
         Ok(Self {
-            lapic: Lapic::new(pages.clone(), with_cpuid(Config::new(id, is_bsp), caps)),
+            lapic: Lapic::new(pages.clone(), config),
             timer: ApicTimer::new(requests, pages.clone())?,
             tpr_threshold: 0,
             away: false,
@@ -81,10 +86,13 @@ impl Apic {
     }
 }
 
-fn with_cpuid(config: Config, caps: &GuestCaps) -> Config {
+/// The part of the configuration that the guest's CPUID and KVM_CAP_X2APIC_API say.
+fn as_it_is(config: Config, caps: &GuestCaps, irq: &Irq) -> Config {
     Config {
         x2apic: caps.has(features::X2APIC),
         tsc_deadline: caps.has(features::TSC_DEADLINE_TIMER),
+        suppress_eoi: irq.offers_eoi_suppression(),
+        x2apic_format: irq.x2apic_api().has_32bit_ids(),
         ..config
     }
 }
@@ -154,10 +162,10 @@ impl Running<'_> {
         self.has_kernel_apic() && self.vm.irq.irqchip() == Irqchip::Full
     }
 
-    /// The guest's CPUID has changed: what the APIC offers follows.
+    /// The guest's CPUID has changed, or KVM_CAP_X2APIC_API may have: what the APIC offers follows.
     pub(crate) fn apic_follows_cpuid(&mut self) {
         if let Some(apic) = &mut self.arch.apic {
-            let config = with_cpuid(*apic.lapic.config(), &self.arch.caps);
+            let config = as_it_is(*apic.lapic.config(), &self.arch.caps, &self.vm.irq);
             apic.lapic.reconfigure(config);
         }
     }
@@ -254,6 +262,7 @@ impl Running<'_> {
 
     /// The guest has ended an interrupt: the I/O APIC hears of it, or user space that has it.
     fn ended(&mut self, eoi: Eoi) {
+        let eoi = self.vm.irq.heard(eoi);
         match self.vm.irq.irqchip() {
             Irqchip::Full => self.vm.ioapic_eoi(self.vcpu.index, eoi),
             Irqchip::Split if self.vm.irq.user_hears(&eoi) => {
@@ -390,12 +399,15 @@ impl Running<'_> {
     pub(crate) fn lapic_state(&mut self) -> Result<KBox<LapicState>> {
         let mut state = KBox::new(LapicState::default(), GFP_KERNEL_ACCOUNT)?;
         let (apic, clock) = self.arch.apic_and_clock().ok_or(EINVAL)?;
+        apic.lapic
+            .use_32bit_ids(self.vm.irq.x2apic_api().has_32bit_ids());
         apic.lapic.get_state(&mut state, &clock);
         Ok(state)
     }
 
     /// KVM_SET_LAPIC. EINVAL without an APIC in the kernel, or for an id that is not this vCPU's.
     pub(crate) fn set_lapic_state(&mut self, state: &LapicState) -> Result {
+        self.apic_follows_cpuid();
         let (apic, clock) = self.arch.apic_and_clock().ok_or(EINVAL)?;
         let effects = apic.lapic.set_state(state, &clock).map_err(|_| EINVAL)?;
         self.apply_apic_effects(effects);
