@@ -12,6 +12,7 @@
 #include <linux/mmu_notifier.h>
 #include <linux/pagemap.h>
 #include <linux/preempt.h>
+#include <linux/pvclock_gtod.h>
 #include <linux/reboot.h>
 #include <linux/sched/signal.h>
 #include <linux/srcu.h>

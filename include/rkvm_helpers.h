@@ -36,6 +36,9 @@ u32 rkvm_smp_processor_id(void);
 static const u64 RKVM_TASK_NEEDS_FPU = _TIF_NEED_FPU_LOAD;
 static const u64 RKVM_TASK_HAS_WORK = XFER_TO_GUEST_MODE_WORK;
 
+/* Whether the clock of a struct timekeeper, which only its owner may look into, is the TSC. */
+bool rkvm_timekeeper_counts_tsc(const void *timekeeper);
+
 /* CONFIG_KVM_MAX_NR_VCPUS, or what it is by default in a kernel without KVM. */
 #ifdef CONFIG_KVM_MAX_NR_VCPUS
 static const u32 RKVM_MAX_VCPUS = CONFIG_KVM_MAX_NR_VCPUS;

@@ -23,6 +23,7 @@ mod vm;
 use kernel::prelude::*;
 
 use sys::{
+    clock::Watch,
     fops::Device,
     restricted::Resolved, //
 };
@@ -41,6 +42,7 @@ struct RkvmModule {
     _debugfs: debugfs::Registration,
     _irqfds: io::irqfd::Registration,
     _host: host::Registration,
+    _clock: Watch,
     _resolved: Resolved,
     _tables: memory::FreedTables,
 }
@@ -60,6 +62,7 @@ impl kernel::Module for RkvmModule {
         });
         let device = part("the device node", device)?;
         let resolved = part("the kernel's symbols", Resolved::new())?;
+        let clock = part("the host's clock", Watch::new())?;
         let host = part("VMX", host::Registration::new())?;
         let irqfds = part("the work queue of irqfds", io::irqfd::Registration::new())?;
         let debugfs = part("debugfs", debugfs::Registration::new())?;
@@ -69,6 +72,7 @@ impl kernel::Module for RkvmModule {
             _debugfs: debugfs,
             _irqfds: irqfds,
             _host: host,
+            _clock: clock,
             _resolved: resolved,
             _tables: memory::FreedTables,
         })

@@ -9,6 +9,7 @@
 #include <linux/preempt.h>
 #include <linux/sched/signal.h>
 #include <linux/smp.h>
+#include <linux/timekeeper_internal.h>
 #include <linux/vtime.h>
 #include <trace/events/ipi.h>
 #include <asm/cpu_entry_area.h>
@@ -347,4 +348,9 @@ void rkvm_send_reschedule(u32 cpu)
 int rkvm_on_cpu(int cpu, void (*fn)(void *arg), void *arg)
 {
 	return smp_call_function_single(cpu, fn, arg, 1);
+}
+
+bool rkvm_timekeeper_counts_tsc(const void *timekeeper)
+{
+	return ((const struct timekeeper *)timekeeper)->tkr_mono.clock->id == CSID_X86_TSC;
 }

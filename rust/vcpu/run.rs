@@ -195,6 +195,9 @@ impl Running<'_> {
             // The window has to be asked for before each entry: user space changes its mind without telling.
             self.vcpu.requests.set_own(Request::Event);
         }
+        if self.arch.clock_page.is_outdated() {
+            self.vcpu.requests.set_own(Request::ClockUpdate);
+        }
         if self.vcpu.requests.any() && self.handle_requests()? == Flow::ToUser {
             return Ok(Flow::ToUser);
         }

@@ -19,7 +19,10 @@ use rkvm_core::{
 
 use crate::{
     memory::NoMemory,
-    sys::clock::counts_tsc,
+    sys::clock::{
+        counts_tsc,
+        turns, //
+    },
     vcpu::{
         requests::Request,
         Running, //
@@ -36,6 +39,16 @@ pub(crate) struct ClockPage {
     msr: u64,
     /// The guest is to hear that it was stopped (KVM_KVMCLOCK_CTRL).
     stopped: bool,
+    /// [`turns`] when the page was last written.
+    turns: u32,
+}
+
+impl ClockPage {
+    /// Whether the host has lost its trust in the TSC, or found it again, since the page was written.
+    #[inline]
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.turns != turns()
+    }
 }
 
 impl Running<'_> {
@@ -84,6 +97,8 @@ impl Running<'_> {
 
     /// Writes the clock page, if the guest has one.
     pub(super) fn write_system_time(&mut self) {
+        // Before the clock is read: what changes meanwhile has it written again.
+        self.arch.clock_page.turns = turns();
         if self.arch.clock_page.msr & ENABLED != 0 {
             self.have_clock_begin_in_guest_time();
             // As above.

@@ -16,11 +16,44 @@ use std::fs;
 const TSC: u32 = 0x10;
 const SYSTEM_TIME_NEW: u32 = 0x4b56_4d01;
 const PORT: u16 = 0x41;
-const SOURCE: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+const SOURCES: &str = "/sys/devices/system/clocksource/clocksource0/";
+/// Runs after which the guest has to have heard of a change of the host's clock.
+const SOON: u32 = 10_000;
 
 /// Whether the host's own clock is its TSC.
-fn host_counts_tsc() -> bool {
-    fs::read_to_string(SOURCE).is_ok_and(|source| source.trim() == "tsc")
+pub fn host_counts_tsc() -> bool {
+    source("current").is_ok_and(|source| source.trim() == "tsc")
+}
+
+fn source(which: &str) -> std::io::Result<String> {
+    fs::read_to_string(format!("{SOURCES}{which}_clocksource"))
+}
+
+/// Another clock of the host than the one that it uses.
+pub fn other_source() -> std::io::Result<Option<String>> {
+    let current = source("current")?;
+    let all = source("available")?;
+    let mut others = all.split_whitespace().filter(|s| *s != current.trim());
+    Ok(others.next().map(str::to_owned))
+}
+
+/// Has the host use another clock, until this is dropped.
+pub struct Source {
+    before: String,
+}
+
+impl Source {
+    pub fn switch_to(name: &str) -> std::io::Result<Self> {
+        let before = source("current")?;
+        fs::write(format!("{SOURCES}current_clocksource"), name)?;
+        Ok(Source { before })
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        let _ = fs::write(format!("{SOURCES}current_clocksource"), &self.before);
+    }
 }
 
 /// A vCPU with a clock page.
@@ -101,6 +134,7 @@ impl Clocked {
 
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     stable(t, dev)?;
+    distrusted(t, dev)?;
     set(t, dev)?;
     frequency(t, dev)
 }
@@ -144,6 +178,48 @@ fn stable(t: &mut Tap, dev: &Device) -> Outcome {
         one.vcpu.set_tsc_offset(offset)?;
     }
     check(t, "they are one again", true, &mut both)?;
+    Ok(())
+}
+
+/// The host loses its trust in the TSC while guests run: no page says any longer that it is stable.
+fn distrusted(t: &mut Tap, dev: &Device) -> Outcome {
+    let other = other_source()?.filter(|_| host_counts_tsc());
+    let Some(other) = other else {
+        t.skip(
+            "a host that loses its trust in the TSC",
+            "it has no other clock",
+        );
+        return Ok(());
+    };
+    let vm = Vm::with_irqchip(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut both = [Clocked::new(&vm, &ram, 0)?, Clocked::new(&vm, &ram, 1)?];
+    for one in &mut both {
+        one.page(&ram)?;
+    }
+    for (i, one) in both.iter_mut().enumerate() {
+        t.ok(
+            format!("page {i} is stable before"),
+            one.page(&ram)?.is_stable(),
+        );
+    }
+    let source = Source::switch_to(&other)?;
+    for (i, one) in both.iter_mut().enumerate() {
+        let mut heard = false;
+        for _ in 0..SOON {
+            heard = !one.page(&ram)?.is_stable();
+            if heard {
+                break;
+            }
+        }
+        t.ok(format!("page {i} is not any more"), heard);
+    }
+    t.eq(
+        "KVM_GET_CLOCK promises nothing, either",
+        vm.fd.get_clock()?.flags & KVM_CLOCK_TSC_STABLE,
+        0,
+    );
+    drop(source);
     Ok(())
 }
 

@@ -5,21 +5,9 @@
 use crate::device::Device;
 use crate::errno::Errno;
 use crate::tap::Tap;
-use crate::tests::kvmclock::Clocked;
+use crate::tests::kvmclock::{host_counts_tsc, other_source, Clocked, Source};
 use crate::vm::Vm;
 use crate::{Outcome, MIB};
-use std::fs;
-
-const SOURCES: &str = "/sys/devices/system/clocksource/clocksource0/";
-
-/// Gives the host its clock back.
-struct Restore(String);
-
-impl Drop for Restore {
-    fn drop(&mut self) {
-        let _ = fs::write(format!("{SOURCES}current_clocksource"), &self.0);
-    }
-}
 
 /// Has this thread run on `cpu` only.
 fn run_on(cpu: usize) -> Result<(), Errno> {
@@ -42,16 +30,15 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         return Ok(());
     }
     run_on(0)?;
-    let current = fs::read_to_string(format!("{SOURCES}current_clocksource"))?;
-    let available = fs::read_to_string(format!("{SOURCES}available_clocksource"))?;
-    let _restore = Restore(current.clone());
-    if current.trim() == "tsc" {
-        let Some(other) = available.split_whitespace().find(|s| *s != "tsc") else {
+    let _source = if host_counts_tsc() {
+        let Some(other) = other_source()? else {
             t.skip("all", "the host has no other clock than its TSC");
             return Ok(());
         };
-        fs::write(format!("{SOURCES}current_clocksource"), other)?;
-    }
+        Some(Source::switch_to(&other)?)
+    } else {
+        None
+    };
 
     let vm = Vm::with_irqchip(dev)?;
     let ram = vm.add_ram(0, 0, MIB)?;
