@@ -130,6 +130,7 @@ pub(crate) fn check_extension(number: u64, vm: Option<&Vm>) -> usize {
         smaller_maxphyaddr: false,
         bus_lock_exit: false,
         notify_vmexit: false,
+        pmu: false,
         ept: true,
         quirks: caps::QUIRKS,
         vm_types: 1,

@@ -79,6 +79,7 @@ mod tests {
             smaller_maxphyaddr: true,
             bus_lock_exit: true,
             notify_vmexit: true,
+            pmu: true,
             ept: true,
             quirks: !0,
             vm_types: 1,

@@ -13,7 +13,7 @@ pub struct Capability {
     pub number: u64,
     /// Its name in the uapi header.
     pub name: &'static str,
-    /// What KVM_CHECK_EXTENSION answers once it is done.
+    /// What C KVM answers to KVM_CHECK_EXTENSION, and rkvm once it is done.
     pub answer: Answer,
     /// How far it is.
     pub status: Status,
@@ -47,6 +47,7 @@ pub enum Fact {
     SmallerMaxphyaddr,
     BusLockExit,
     NotifyVmexit,
+    Pmu,
     Ept,
     Quirks,
     VmTypes,
@@ -85,6 +86,8 @@ pub struct HostFacts {
     pub bus_lock_exit: bool,
     /// The processor has notify exits.
     pub notify_vmexit: bool,
+    /// Guests have a PMU.
+    pub pmu: bool,
     /// EPT is on.
     pub ept: bool,
     /// KVM_X86_QUIRK_* that can be switched off.
@@ -118,6 +121,7 @@ impl HostFacts {
                 }
             }
             Fact::NotifyVmexit => self.notify_vmexit.into(),
+            Fact::Pmu => self.pmu.into(),
             Fact::Ept => self.ept.into(),
             Fact::Quirks => self.quirks,
             Fact::VmTypes => self.vm_types,
@@ -284,7 +288,7 @@ capabilities! {
     207 KVM_CAP_VM_GPA_BITS = Value(0), Excluded(OTHER_ARCH);
     208 KVM_CAP_XSAVE2 = Host(Xsave2Size), Done;
     209 KVM_CAP_SYS_ATTRIBUTES = Value(1), Done;
-    212 KVM_CAP_PMU_CAPABILITY = Value(1), Planned;
+    212 KVM_CAP_PMU_CAPABILITY = Host(Pmu), Planned;
     213 KVM_CAP_DISABLE_QUIRKS2 = Host(Quirks), Differs(SOME_QUIRKS);
     214 KVM_CAP_VM_TSC_CONTROL = Host(TscScaling), Done;
     215 KVM_CAP_SYSTEM_EVENT_DATA = Value(1), Planned;
@@ -303,5 +307,5 @@ capabilities! {
     236 KVM_CAP_PRE_FAULT_MEMORY = Host(Ept), Planned;
     237 KVM_CAP_X86_APIC_BUS_CYCLES_NS = Host(ApicBusCyclesNs), Planned;
     238 KVM_CAP_X86_GUEST_MODE = Value(1), Done;
-    244 KVM_CAP_GUEST_MEMFD_FLAGS = Value(0), Planned;
+    244 KVM_CAP_GUEST_MEMFD_FLAGS = Value(3), Planned;
 }

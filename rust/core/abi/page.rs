@@ -52,14 +52,32 @@ pub fn write(out: &mut dyn Write) -> Result {
     heading(out, "Capabilities")?;
     table(out, &["Name", "Number", "Answer", "Status"])?;
     for cap in CAPABILITIES {
-        write!(out, "   * - {}\n     - {}\n", cap.name, cap.number)?;
-        match cap.answer {
-            Answer::Value(value) => writeln!(out, "     - {value}")?,
-            Answer::Host(_) => out.write_str("     - by host and parameters\n")?,
+        write!(out, "   * - {}\n     - {}\n     - ", cap.name, cap.number)?;
+        match cap.status {
+            Status::Done | Status::Differs(_) => {
+                answer(out, cap.answer)?;
+                out.write_char('\n')?;
+                status(out, cap.status)?;
+            }
+            Status::Planned => {
+                out.write_str("0\n     - not yet; C KVM: ")?;
+                answer(out, cap.answer)?;
+                out.write_char('\n')?;
+            }
+            Status::Excluded(_) => {
+                out.write_str("0\n")?;
+                status(out, cap.status)?;
+            }
         }
-        status(out, cap.status)?;
     }
     Ok(())
+}
+
+fn answer(out: &mut dyn Write, answer: Answer) -> Result {
+    match answer {
+        Answer::Value(value) => write!(out, "{value}"),
+        Answer::Host(_) => out.write_str("by host and parameters"),
+    }
 }
 
 fn heading(out: &mut dyn Write, title: &str) -> Result {

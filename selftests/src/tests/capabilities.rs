@@ -149,5 +149,10 @@ fn answers(t: &mut Tap, dev: &Device) -> Outcome {
             if dev.path() == DEFAULT_PATH { 0 } else { want },
         ));
     }
+    if dev.path() == DEFAULT_PATH {
+        for &(number, name) in answers::MISSING_BY_HOST {
+            ask(&(number, name, 0));
+        }
+    }
     Ok(())
 }
