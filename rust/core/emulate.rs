@@ -47,6 +47,8 @@ mod muldiv;
 pub mod ops;
 pub mod outcome;
 mod portio;
+#[cfg(not(CONFIG_RUST))]
+pub mod register_file;
 mod segment;
 mod stack;
 pub mod state;

@@ -19,6 +19,8 @@
 use crate::errno::Errno;
 use crate::ram::Ram;
 use crate::vcpu::Vcpu;
+use crate::vm::Vm;
+use crate::MIB;
 use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment};
 
 /// Global descriptor table.
@@ -161,6 +163,14 @@ pub fn identity_tables(ram: &Ram, mode: Mode) -> u64 {
         }
     }
     PAGE_TABLES
+}
+
+/// Gives `vm` memory and a vCPU whose next run executes `code` in `mode`, interrupts off.
+pub fn guest(vm: &Vm, mode: Mode, code: &[u8]) -> Result<(Vcpu, Ram), Errno> {
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let vcpu = vm.vcpu(0)?;
+    start(&vcpu, &ram, mode, code)?;
+    Ok((vcpu, ram))
 }
 
 /// Writes tables and `code` into `ram` (which begins at 0) and sets all registers, so that the

@@ -6,11 +6,12 @@
 use crate::asm::*;
 use crate::device::Device;
 use crate::prefix::{Prefix, PREFIX};
+use crate::ram::Ram;
 use crate::setup::{self, Mode, CODE, DATA, PAGE_TABLES};
 use crate::tap::Tap;
 use crate::vcpu::Exit;
 use crate::vm::Vm;
-use crate::{Outcome, MIB};
+use crate::Outcome;
 
 /// Each handler tells of its vector here, the guest of what it has done.
 const VECTOR_PORT: u16 = 0x80;
@@ -37,7 +38,7 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
 }
 
 /// A handler that tells of `vector` and halts.
-fn handler(ram: &crate::ram::Ram, mode: Mode, vector: u8) {
+fn handler(ram: &Ram, mode: Mode, vector: u8) {
     let at = HANDLERS + u64::from(vector) * 16;
     let code = assemble(mode.bits(), at, |a| {
         a.mov(al, i32::from(vector))?;
@@ -51,8 +52,6 @@ fn handler(ram: &crate::ram::Ram, mode: Mode, vector: u8) {
 /// Supervisor writes to a read-only page, emulated: they fault with CR0.WP only.
 fn write_protection(t: &mut Tap, dev: &Device) -> Outcome {
     let vm = Vm::new(dev)?;
-    let ram = vm.add_ram(0, 0, MIB)?;
-    let mut vcpu = vm.vcpu(0)?;
     let code = asm64(|a| {
         a.mov(rbx, READ_ONLY)?;
         a.mov(rcx, cr0)?;
@@ -68,7 +67,7 @@ fn write_protection(t: &mut Tap, dev: &Device) -> Outcome {
         a.out(i32::from(MAIN_PORT), al)?;
         a.hlt()
     });
-    setup::start(&vcpu, &ram, Mode::Long, &code)?;
+    let (mut vcpu, ram) = setup::guest(&vm, Mode::Long, &code)?;
     handler(&ram, Mode::Long, PF);
     ram.set64(PAGE_TABLES + 0x3000, SMALL_PAGES | 3);
     ram.set64(SMALL_PAGES, DATA | 1);
@@ -90,8 +89,6 @@ fn write_protection(t: &mut Tap, dev: &Device) -> Outcome {
 /// MOV to CR3 with a PDPTE that has a reserved bit: #GP, and CR3 stays.
 fn bad_pdpte(t: &mut Tap, dev: &Device) -> Outcome {
     let vm = Vm::new(dev)?;
-    let ram = vm.add_ram(0, 0, MIB)?;
-    let mut vcpu = vm.vcpu(0)?;
     let code = asm32(|a| {
         a.mov(eax, DATA as i32)?;
         a.db(&PREFIX)?;
@@ -99,7 +96,7 @@ fn bad_pdpte(t: &mut Tap, dev: &Device) -> Outcome {
         a.out(i32::from(MAIN_PORT), al)?;
         a.hlt()
     });
-    setup::start(&vcpu, &ram, Mode::Pae, &code)?;
+    let (mut vcpu, ram) = setup::guest(&vm, Mode::Pae, &code)?;
     handler(&ram, Mode::Pae, GP);
     for n in 0..4 {
         ram.set64(DATA + n * 8, ram.get64(PAGE_TABLES + n * 8));

@@ -8,7 +8,7 @@ use crate::setup::{self, Mode};
 use crate::tap::Tap;
 use crate::vcpu::{Exit, Vcpu};
 use crate::vm::Vm;
-use crate::{Outcome, MIB};
+use crate::Outcome;
 use kvm_bindings::*;
 
 /// No memory is there.
@@ -42,9 +42,7 @@ fn stay() -> u32 {
 fn failed_entry(t: &mut Tap, dev: &Device) -> Outcome {
     let cpu = stay();
     let vm = Vm::new(dev)?;
-    let ram = vm.add_ram(0, 0, MIB)?;
-    let mut vcpu = vm.vcpu(0)?;
-    setup::start(&vcpu, &ram, Mode::Long, &asm64(|a| a.hlt()))?;
+    let (mut vcpu, _ram) = setup::guest(&vm, Mode::Long, &asm64(|a| a.hlt()))?;
     // A shadow of STI, with interrupts off.
     let mut events = vcpu.fd.get_vcpu_events()?;
     events.flags = KVM_VCPUEVENT_VALID_SHADOW;
@@ -87,14 +85,12 @@ fn exit_is_told(t: &mut Tap, words: &[u64]) {
 
 fn unknown_instruction(t: &mut Tap, dev: &Device) -> Outcome {
     let vm = Vm::new(dev)?;
-    let ram = vm.add_ram(0, 0, MIB)?;
-    let mut vcpu = vm.vcpu(0)?;
     let code = asm64(|a| {
         a.mov(rbx, DEVICE)?;
         a.fld(dword_ptr(rbx))?;
         a.hlt()
     });
-    setup::start(&vcpu, &ram, Mode::Long, &code)?;
+    let (mut vcpu, _ram) = setup::guest(&vm, Mode::Long, &code)?;
     t.eq(
         "an instruction that can't be emulated",
         vcpu.run()?,
@@ -115,13 +111,11 @@ fn unknown_instruction(t: &mut Tap, dev: &Device) -> Outcome {
 
 fn no_instruction(t: &mut Tap, dev: &Device) -> Outcome {
     let vm = Vm::new(dev)?;
-    let ram = vm.add_ram(0, 0, MIB)?;
-    let mut vcpu = vm.vcpu(0)?;
     let code = asm64(|a| {
         a.mov(rbx, DEVICE)?;
         a.jmp(rbx)
     });
-    setup::start(&vcpu, &ram, Mode::Long, &code)?;
+    let (mut vcpu, _ram) = setup::guest(&vm, Mode::Long, &code)?;
     t.eq(
         "an instruction that can't be fetched",
         vcpu.run()?,
@@ -139,13 +133,11 @@ fn no_instruction(t: &mut Tap, dev: &Device) -> Outcome {
 
 fn failed_call(t: &mut Tap, dev: &Device) -> Outcome {
     let vm = Vm::new(dev)?;
-    let ram = vm.add_ram(0, 0, MIB)?;
-    let mut vcpu = vm.vcpu(0)?;
     let code = asm64(|a| {
         a.out(0x40, al)?;
         a.hlt()
     });
-    setup::start(&vcpu, &ram, Mode::Long, &code)?;
+    let (mut vcpu, ram) = setup::guest(&vm, Mode::Long, &code)?;
     t.eq("an exit", vcpu.run()?, Exit::out8(0x40, 0));
     drop(ram);
     t.errno("a KVM_RUN that fails", vcpu.run(), libc::EFAULT);

@@ -9,7 +9,7 @@ use crate::setup::{self, Mode, CODE};
 use crate::tap::Tap;
 use crate::vcpu::{Exit, Vcpu};
 use crate::vm::Vm;
-use crate::{Outcome, MIB};
+use crate::Outcome;
 use kvm_bindings::*;
 
 const VECTOR: u8 = 0x60;
@@ -59,9 +59,7 @@ fn wait(a: &mut CodeAssembler, count: i32) -> Asm {
 }
 
 fn guest(vm: &Vm, code: impl FnOnce(&mut CodeAssembler) -> Asm) -> Outcome<(Vcpu, Ram)> {
-    let ram = vm.add_ram(0, 0, MIB)?;
-    let vcpu = vm.vcpu(0)?;
-    setup::start(&vcpu, &ram, Mode::Long, &asm64(code))?;
+    let (vcpu, ram) = setup::guest(vm, Mode::Long, &asm64(code))?;
     let handler = assemble(64, HANDLER, |a| {
         a.inc(r15)?;
         a.mov(dword_ptr(rbx + 0xb0), 0u32)?;

@@ -5,9 +5,11 @@
 use crate::asm::*;
 use crate::device::Device;
 use crate::errno::Errno;
+use crate::ram::Ram;
 use crate::setup::{self, Mode, CODE};
 use crate::sys;
 use crate::tap::Tap;
+use crate::vcpu::Vcpu;
 use crate::vm::Vm;
 use crate::waiter::{self, ioapic_entry, taken, waiting, End, APIC};
 use crate::Outcome;
@@ -45,19 +47,21 @@ fn tick(vm: &Vm) -> Result<i32, Errno> {
     Ok(status)
 }
 
-fn mask_pics(a: &mut CodeAssembler) -> Asm {
-    a.mov(al, 0xff)?;
-    a.out(0x21, al)?;
-    a.out(0xa1, al)
+/// A guest that waits for the pin, whose entry in the I/O APIC begins with `low`, and for nothing of the PICs.
+fn guest(dev: &Device, low: u32) -> Outcome<(Vm, Vcpu, Ram)> {
+    let vm = Vm::with_irqchip(dev)?;
+    let vcpu = vm.vcpu(0)?;
+    let ram = waiter::start(&vm, &vcpu, |a| {
+        a.mov(al, 0xff)?;
+        a.out(0x21, al)?;
+        a.out(0xa1, al)?;
+        ioapic_entry(a, PIN, low)
+    })?;
+    Ok((vm, vcpu, ram))
 }
 
 fn coalesced(t: &mut Tap, dev: &Device) -> Outcome {
-    let vm = Vm::with_irqchip(dev)?;
-    let mut vcpu = vm.vcpu(0)?;
-    let ram = waiter::start(&vm, &vcpu, |a| {
-        mask_pics(a)?;
-        ioapic_entry(a, PIN, VECTOR.into())
-    })?;
+    let (vm, mut vcpu, ram) = guest(dev, VECTOR.into())?;
     waiter::handle(&ram, VECTOR, End::Eoi);
     t.eq("the guest waits", vcpu.run()?, waiting());
     t.eq("a tick", tick(&vm)?, 1);
@@ -82,12 +86,7 @@ fn coalesced(t: &mut Tap, dev: &Device) -> Outcome {
 }
 
 fn other_vector(t: &mut Tap, dev: &Device) -> Outcome {
-    let vm = Vm::with_irqchip(dev)?;
-    let mut vcpu = vm.vcpu(0)?;
-    let ram = waiter::start(&vm, &vcpu, |a| {
-        mask_pics(a)?;
-        ioapic_entry(a, PIN, VECTOR.into())
-    })?;
+    let (vm, mut vcpu, ram) = guest(dev, VECTOR.into())?;
     let moving = assemble(64, MOVING_HANDLER, |a| {
         ioapic_entry(a, PIN, OTHER_VECTOR.into())?;
         a.mov(rbx, APIC + 0xb0)?;
@@ -107,12 +106,7 @@ fn other_vector(t: &mut Tap, dev: &Device) -> Outcome {
 
 /// Nobody ends an NMI, so what comes after it coalesces with nothing that waits for that.
 fn nmi(t: &mut Tap, dev: &Device) -> Outcome {
-    let vm = Vm::with_irqchip(dev)?;
-    let mut vcpu = vm.vcpu(0)?;
-    let ram = waiter::start(&vm, &vcpu, |a| {
-        mask_pics(a)?;
-        ioapic_entry(a, PIN, MODE_NMI)
-    })?;
+    let (vm, mut vcpu, ram) = guest(dev, MODE_NMI)?;
     waiter::handle(&ram, NMI, End::Nothing);
     t.eq("the guest waits", vcpu.run()?, waiting());
     t.eq("a tick that is an NMI", tick(&vm)?, 1);

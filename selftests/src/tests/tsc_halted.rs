@@ -9,7 +9,7 @@ use crate::tap::Tap;
 use crate::tests::signals;
 use crate::vcpu::Exit;
 use crate::vm::Vm;
-use crate::{Outcome, MIB};
+use crate::Outcome;
 use kvm_bindings::*;
 
 const TSC: u32 = 0x10;
@@ -29,15 +29,12 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         return Ok(());
     }
     let vm = Vm::with_irqchip(dev)?;
-    let ram = vm.add_ram(0, 0, MIB)?;
-    let mut vcpu = vm.vcpu(0)?;
     let mut list = vm.cpuid().clone();
     for e in list.as_mut_slice() {
         if e.function == 1 {
             e.ecx |= 1 << 24;
         }
     }
-    vcpu.fd.set_cpuid2(&list)?;
     let code = asm64(|a| {
         a.mov(rbx, APIC)?;
         a.mov(dword_ptr(rbx + 0xf0), 0x1ffu32)?;
@@ -63,7 +60,8 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         a.mov(al, 2)?;
         a.out(i32::from(DONE), al)
     });
-    setup::start(&vcpu, &ram, Mode::Long, &code)?;
+    let (mut vcpu, ram) = setup::guest(&vm, Mode::Long, &code)?;
+    vcpu.fd.set_cpuid2(&list)?;
     let handler = assemble(64, HANDLER, |a| {
         a.mov(dword_ptr(rbx + 0xb0), 0u32)?;
         a.iretq()

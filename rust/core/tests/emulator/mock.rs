@@ -452,16 +452,12 @@ impl VcpuOps for Mock {
     }
 
     fn read_vector(&mut self, number: u8, into: &mut [u8]) -> Reply {
-        into.copy_from_slice(&self.vectors[usize::from(number)][..into.len()]);
+        register_file::read(&self.vectors, number, into);
         Ok(())
     }
 
     fn write_vector(&mut self, number: u8, from: &[u8], clear_rest: bool) -> Reply {
-        let v = &mut self.vectors[usize::from(number)];
-        v[..from.len()].copy_from_slice(from);
-        if clear_rest {
-            v[from.len()..].fill(0);
-        }
+        register_file::write(&mut self.vectors, number, from, clear_rest);
         Ok(())
     }
 
