@@ -121,7 +121,7 @@ pub(crate) fn check_extension(number: u64, vm: Option<&Vm>) -> usize {
         nr_memslots: crate::memory::USER_SLOTS,
         address_spaces: 1,
         xsave2_size: h.xsave_size(),
-        apic_bus_cycle_ns: 1,
+        apic_bus_cycle_ns: vm.map_or(caps::APIC_BUS_CYCLE_NS, |vm| vm.caps.apic_bus_cycle_ns()),
         xcrs: h.xstate.host_xcr0 != 0,
         tsc_scaling: h.vmcs.features.tsc_scaling,
         smm: false,

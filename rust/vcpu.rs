@@ -38,6 +38,7 @@ use rkvm_core::{
         Emulator,
         UserExit as EmulatorExit, //
     },
+    irq::lapic::Config,
     msr::store::GuestMsrs,
     regs::{
         dr,
@@ -247,7 +248,11 @@ impl Vcpu {
         let requests = Arc::new(Requests::new(), GFP_KERNEL_ACCOUNT)?;
         let (pages, apic) = if vm.has_irqchip() {
             let pages = ApicPages::new()?;
-            let apic = Apic::new(&pages, requests.clone(), id, is_bsp, &caps, &vm.irq)?;
+            let config = Config {
+                bus_cycle_ns: vm.caps.apic_bus_cycle_ns(),
+                ..Config::new(id, is_bsp)
+            };
+            let apic = Apic::new(&pages, requests.clone(), config, &caps, &vm.irq)?;
             (Some(pages), Some(apic))
         } else {
             (None, None)

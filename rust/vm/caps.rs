@@ -35,6 +35,7 @@ mod cap {
     pub(super) const EXIT_ON_EMULATION_FAILURE: u32 = 204;
     pub(super) const DISABLE_QUIRKS2: u32 = 213;
     pub(super) const X86_TRIPLE_FAULT_EVENT: u32 = 218;
+    pub(super) const X86_APIC_BUS_CYCLES_NS: u32 = 237;
 }
 
 /// KVM_X86_DISABLE_EXITS_HLT and _PAUSE: what rkvm can leave to the guest.
@@ -50,6 +51,11 @@ pub(crate) const QUIRKS: u32 = QUIRK_MISC_ENABLE_NO_MWAIT | QUIRK_MWAIT_NEVER_UD
 
 /// `KVM_MSR_EXIT_REASON_*`: invalid, unknown, filtered.
 const USER_SPACE_MSRS: u64 = 7;
+
+/// KVM_CAP_X86_APIC_BUS_CYCLES_NS, if nothing is said. The most with which 2^32 cycles of a timer that counts each 128th
+/// are less than 2^64 ns.
+pub(crate) const APIC_BUS_CYCLE_NS: u32 = 1;
+const MAX_APIC_BUS_CYCLE_NS: u64 = u64::MAX / (u32::MAX as u64 * 128);
 
 /// KVM_CAP_IRQ_ROUTING.
 const MAX_ROUTES: u32 = 4096;
@@ -69,6 +75,7 @@ pub(crate) struct Caps {
     max_vcpu_ids: AtomicU32,
     /// KVM_SET_TSC_KHZ: what new vCPUs start with.
     tsc_khz: AtomicU32,
+    apic_bus_cycle_ns: AtomicU32,
 }
 
 impl Caps {
@@ -85,6 +92,7 @@ impl Caps {
             boot_cpu_id: AtomicU32::new(0),
             max_vcpu_ids: AtomicU32::new(0),
             tsc_khz: AtomicU32::new(host().tsc_khz),
+            apic_bus_cycle_ns: AtomicU32::new(APIC_BUS_CYCLE_NS),
         }
     }
 
@@ -159,6 +167,11 @@ impl Caps {
     pub(crate) fn tsc_khz(&self) -> u32 {
         self.tsc_khz.load(Relaxed)
     }
+
+    /// Nanoseconds of a cycle of the APIC bus, which local APICs count.
+    pub(crate) fn apic_bus_cycle_ns(&self) -> u32 {
+        self.apic_bus_cycle_ns.load(Relaxed)
+    }
 }
 
 /// A switch that is 0 or 1. EINVAL for anything else.
@@ -214,8 +227,32 @@ impl Vm {
                 caps.exit_on_emulation_failure
                     .store(switch(value)?, Relaxed);
             }
+            cap::MANUAL_DIRTY_LOG_PROTECT2 => {
+                let mode = bits(value, (MANUAL_PROTECT | INITIALLY_SET).into())?;
+                if mode == INITIALLY_SET {
+                    return Err(EINVAL);
+                }
+                self.memory.set_dirty_log_mode(mode);
+            }
+            cap::X86_APIC_BUS_CYCLES_NS => self.set_apic_bus_cycle_ns(value)?,
             _ => return Err(EINVAL),
         }
+        Ok(())
+    }
+
+    /// KVM_CAP_X86_APIC_BUS_CYCLES_NS: EINVAL for a time that can't be or with vCPUs there, ENXIO without local APICs.
+    fn set_apic_bus_cycle_ns(&self, value: u64) -> Result {
+        if !(1..=MAX_APIC_BUS_CYCLE_NS).contains(&value) {
+            return Err(EINVAL);
+        }
+        let _setup = self.setup.lock();
+        if !self.irq.has_lapics() {
+            return Err(ENXIO);
+        }
+        if self.vcpus.len() != 0 {
+            return Err(EINVAL);
+        }
+        self.caps.apic_bus_cycle_ns.store(value as u32, Relaxed);
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 //! The behaviour tests, one subject a file, and the table they are run from.
 
+mod apic_bus;
 mod apic_places;
 mod bad_input;
 mod boot_sector;
@@ -163,6 +164,7 @@ tests! {
     x2apic_api: "KVM_CAP_X2APIC_API: 32-bit ids, broadcasts, suppressed EOIs",
     nmi: "NMIs of devices, the I/O APIC and processors",
     lapic_timer: "one-shot, periodic, TSC deadline",
+    apic_bus: "KVM_CAP_X86_APIC_BUS_CYCLES_NS",
     pit: "PIT through PIC and I/O APIC",
     rtc: "KVM_IRQ_LINE_STATUS of the real-time clock",
     smp: "INIT and SIPI, interrupts between two vCPUs",

@@ -305,7 +305,7 @@ capabilities! {
     234 KVM_CAP_GUEST_MEMFD = Value(1), Planned;
     235 KVM_CAP_VM_TYPES = Host(VmTypes), Done;
     236 KVM_CAP_PRE_FAULT_MEMORY = Host(Ept), Planned;
-    237 KVM_CAP_X86_APIC_BUS_CYCLES_NS = Host(ApicBusCyclesNs), Planned;
+    237 KVM_CAP_X86_APIC_BUS_CYCLES_NS = Host(ApicBusCyclesNs), Done;
     238 KVM_CAP_X86_GUEST_MODE = Value(1), Done;
     244 KVM_CAP_GUEST_MEMFD_FLAGS = Value(3), Planned;
 }

@@ -71,12 +71,11 @@ impl Apic {
     pub(crate) fn new(
         pages: &ApicPages,
         requests: Arc<Requests>,
-        id: u32,
-        is_bsp: bool,
+        config: Config,
         caps: &GuestCaps,
         irq: &Irq,
     ) -> Result<Self> {
-        let config = as_it_is(Config::new(id, is_bsp), caps, irq);
+        let config = as_it_is(config, caps, irq);
         Ok(Self {
             lapic: Lapic::new(pages.clone(), config),
             timer: ApicTimer::new(requests, pages.clone())?,

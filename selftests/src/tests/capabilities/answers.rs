@@ -102,7 +102,7 @@ pub const MISSING: &[Answer] = &[
 ];
 
 /// rkvm answers 0 to these, too. With C KVM the host, its configuration and parameters decide: SMM, MAXPHYADDR smaller than
-/// the host's, bus locks and notify exits of the processor, a PMU, EPT; and the APICs' clock is what user space has set.
+/// the host's, bus locks and notify exits of the processor, a PMU, EPT.
 pub const MISSING_BY_HOST: &[(u32, &str)] = &[
     (117, "X86_SMM"),
     (185, "SMALLER_MAXPHYADDR"),
@@ -110,5 +110,4 @@ pub const MISSING_BY_HOST: &[(u32, &str)] = &[
     (212, "PMU_CAPABILITY"),
     (219, "X86_NOTIFY_VMEXIT"),
     (236, "PRE_FAULT_MEMORY"),
-    (237, "X86_APIC_BUS_CYCLES_NS"),
 ];
