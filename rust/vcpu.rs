@@ -168,6 +168,8 @@ pub(crate) struct Arch {
     /// KVM_CAP_X86_DISABLE_EXITS, which does not change once there are vCPUs.
     hlt_in_guest: bool,
     pause_in_guest: bool,
+    /// KVM_CAP_ENFORCE_PV_FEATURE_CPUID.
+    pv_enforced: bool,
     /// The filter of MSR accesses, as of the last request to look.
     pub(crate) msr_filter: Option<Arc<MsrFilter>>,
     /// XCR0 and IA32_XSS as they are while the guest runs.
@@ -279,6 +281,7 @@ impl Vcpu {
                 },
                 hlt_in_guest: vm.caps.hlt_in_guest(),
                 pause_in_guest: vm.caps.pause_in_guest(),
+                pv_enforced: false,
                 msr_filter: vm.msr_filter(),
                 xstate: host().xstate,
                 xcr0: 1,

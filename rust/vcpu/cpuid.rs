@@ -9,6 +9,7 @@ use rkvm_core::{
         guest::{
             check,
             equal,
+            hide_pv_unhalt,
             update_runtime,
             BadCpuid,
             CpuidIndex,
@@ -75,6 +76,13 @@ impl Arch {
         }
     }
 
+    /// Whether the guest may use a paravirtual feature: CPUID counts only where user space says that it has to
+    /// (KVM_CAP_ENFORCE_PV_FEATURE_CPUID).
+    #[inline]
+    pub(crate) fn pv_has(&self, feature: u32) -> bool {
+        !self.pv_enforced || self.caps.kvm_features & feature != 0
+    }
+
     /// EAX of leaf 1, which is also in RDX after reset.
     pub(crate) fn cpuid_signature(&self) -> Option<u64> {
         self.cpuid
@@ -88,6 +96,9 @@ impl Running<'_> {
     /// KVM_SET_CPUID2. E2BIG for too many entries; EINVAL for a table that no processor has, or another one than the
     /// vCPU has run with.
     pub(crate) fn set_cpuid(&mut self, mut entries: KVVec<CpuidEntry>) -> Result {
+        if self.arch.hlt_in_guest {
+            hide_pv_unhalt(&mut entries);
+        }
         if self.arch.has_run {
             // User space does not know what CR4 and the like have made of the table.
             update_runtime(&mut entries, &host().xstate_sizes, &self.cpuid_runtime());

@@ -39,6 +39,9 @@ use crate::{
     vm::Vm,
 };
 
+/// The capability that a vCPU can be given.
+const CAP_ENFORCE_PV_FEATURE_CPUID: u32 = 190;
+
 /// What a vCPU's fd holds: the vCPU, and its VM, which lives at least as long.
 pub(crate) struct VcpuFile {
     vm: Arc<Vm>,
@@ -220,9 +223,11 @@ impl Running<'_> {
             nr::KVM_GET_DEVICE_ATTR => self.get_attribute(&arg.read()?)?,
             nr::KVM_SET_DEVICE_ATTR => self.set_attribute(&arg.read()?)?,
             nr::KVM_ENABLE_CAP => {
-                // There is none that a vCPU could have.
-                let _: kvm_enable_cap = arg.read()?;
-                return Err(EINVAL);
+                let request: kvm_enable_cap = arg.read()?;
+                if request.flags != 0 || request.cap != CAP_ENFORCE_PV_FEATURE_CPUID {
+                    return Err(EINVAL);
+                }
+                self.arch.pv_enforced = request.args.first().is_some_and(|value| *value != 0);
             }
             nr::KVM_SET_VAPIC_ADDR => self.set_vapic_address(arg)?,
             nr::KVM_TPR_ACCESS_REPORTING => self.set_tpr_reporting(arg)?,

@@ -172,7 +172,7 @@ impl Running<'_> {
                 }
                 Ok(value)
             }
-            Handler::WallClock(_) | Handler::SystemTime(_) => self.get_clock_msr(handler, origin),
+            Handler::WallClock(_) | Handler::SystemTime(_) => self.get_clock_msr(handler),
             _ => Err(MsrError::Unsupported),
         }
     }
@@ -200,9 +200,7 @@ impl Running<'_> {
                     self.tpr_may_be_accessed(offset.into(), 4, true);
                 }
             }
-            Handler::WallClock(_) | Handler::SystemTime(_) => {
-                self.set_clock_msr(handler, value, origin)?
-            }
+            Handler::WallClock(_) | Handler::SystemTime(_) => self.set_clock_msr(handler, value)?,
             _ => return Err(MsrError::Unsupported),
         }
         Ok(())

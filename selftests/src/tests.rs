@@ -56,6 +56,7 @@ mod notifier;
 mod pio;
 mod pio_string;
 mod pit;
+mod pv_features;
 mod rtc;
 mod signal_mask;
 mod signals;
@@ -174,6 +175,7 @@ tests! {
     state_vm: "IRQCHIP, PIT2 and CLOCK read back",
     coalesced_mmio: "coalesced MMIO and PIO",
     hypercall: "VMCALL, kvmclock",
+    pv_features: "KVM_CAP_ENFORCE_PV_FEATURE_CPUID, PV_UNHALT",
     compat: "ioctls of 32-bit programs",
     tsc: "KVM_SET_TSC_KHZ on several vCPUs",
     tsc_halted: "a TSC that is set past the deadline of a vCPU in HLT",

@@ -271,7 +271,7 @@ capabilities! {
     187 KVM_CAP_STEAL_TIME = Value(1), Planned;
     188 KVM_CAP_X86_USER_SPACE_MSR = Value(1), Done;
     189 KVM_CAP_X86_MSR_FILTER = Value(1), Done;
-    190 KVM_CAP_ENFORCE_PV_FEATURE_CPUID = Value(1), Planned;
+    190 KVM_CAP_ENFORCE_PV_FEATURE_CPUID = Value(1), Done;
     191 KVM_CAP_SYS_HYPERV_CPUID = Value(0), Excluded(HYPERV);
     192 KVM_CAP_DIRTY_LOG_RING = Value(65536 * 16), Planned;
     193 KVM_CAP_X86_BUS_LOCK_EXIT = Host(BusLockExit), Planned;

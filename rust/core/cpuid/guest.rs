@@ -8,6 +8,7 @@
 
 use super::features::{self, Feature, Implemented, WORDS, WORD_COUNT};
 use super::xstate::XstateSizes;
+use super::{kvm_feature, KVM_FEATURES_LEAF, KVM_SIGNATURE};
 use super::{CpuidEntry, HostCpuid, Regs, MAX_ENTRIES};
 use crate::regs::{cr4, efer};
 use crate::vmx::registers::RegisterRules;
@@ -208,6 +209,26 @@ pub fn update_runtime(entries: &mut [CpuidEntry], sizes: &XstateSizes, state: &R
     }
 }
 
+/// Where the entry with KVM's feature bits is. User space may put KVM's leaves behind those of another hypervisor.
+fn kvm_features(entries: &[CpuidEntry]) -> Option<usize> {
+    let is_base = |e: &&CpuidEntry| {
+        matches!(e.function, 0x4000_0000..=0x4000_ffff)
+            && e.function & 0xff == 0
+            && [e.ebx, e.ecx, e.edx] == KVM_SIGNATURE
+    };
+    let base = entries.iter().filter(is_base).map(|e| e.function).min()?;
+    entries
+        .iter()
+        .position(|e| e.function == base | KVM_FEATURES_LEAF)
+}
+
+/// A guest whose HLT makes no exit can't be woken by a hypercall, and is not told that it could.
+pub fn hide_pv_unhalt(entries: &mut [CpuidEntry]) {
+    if let Some(entry) = kvm_features(entries).and_then(|at| entries.get_mut(at)) {
+        entry.eax &= !kvm_feature::PV_UNHALT;
+    }
+}
+
 /// What follows from a guest's table, computed once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestCaps {
@@ -266,7 +287,9 @@ impl GuestCaps {
             },
             xcr0_allowed: wide(xsave.eax, xsave.edx) & have.xcr0,
             xss_allowed: wide(xsave1.ecx, xsave1.edx) & have.xss,
-            kvm_features: leaf(super::KVM_FEATURES_LEAF, 0).eax,
+            kvm_features: kvm_features(entries)
+                .and_then(|at| entries.get(at))
+                .map_or(0, |e| e.eax),
         };
         // With EPT the processor walks the guest's tables and knows 1 GiB pages whatever CPUID says.
         if have.ept {

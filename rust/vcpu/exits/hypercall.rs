@@ -67,7 +67,7 @@ impl Running<'_> {
         };
         match argument(0) {
             KVM_HC_VAPIC_POLL_IRQ => 0,
-            KVM_HC_KICK_CPU if self.arch.caps.kvm_features & kvm_feature::PV_UNHALT != 0 => {
+            KVM_HC_KICK_CPU if self.arch.pv_has(kvm_feature::PV_UNHALT) => {
                 // RBX holds flags, of which there are none; RCX the APIC id.
                 self.kick_processor(argument(1) as u32);
                 0

@@ -5,10 +5,10 @@
 use kernel::prelude::*;
 use rkvm_core::{
     addr::Gpa,
+    cpuid::kvm_feature,
     msr::{
         Handler,
-        MsrError,
-        Origin, //
+        MsrError, //
     },
     pvclock::{
         self,
@@ -52,7 +52,8 @@ impl ClockPage {
 }
 
 impl Running<'_> {
-    pub(super) fn get_clock_msr(&self, handler: Handler, _origin: Origin) -> Result<u64, MsrError> {
+    pub(super) fn get_clock_msr(&self, handler: Handler) -> Result<u64, MsrError> {
+        self.check_clock_msr(handler)?;
         match handler {
             Handler::WallClock(_) => Ok(self.vm.clock.lock().wall_clock),
             Handler::SystemTime(_) => Ok(self.arch.clock_page.msr),
@@ -60,12 +61,8 @@ impl Running<'_> {
         }
     }
 
-    pub(super) fn set_clock_msr(
-        &mut self,
-        handler: Handler,
-        value: u64,
-        _origin: Origin,
-    ) -> Result<(), MsrError> {
+    pub(super) fn set_clock_msr(&mut self, handler: Handler, value: u64) -> Result<(), MsrError> {
+        self.check_clock_msr(handler)?;
         match handler {
             Handler::WallClock(_) => {
                 self.vm.clock.lock().wall_clock = value;
@@ -79,6 +76,19 @@ impl Running<'_> {
             _ => return Err(MsrError::Unsupported),
         }
         Ok(())
+    }
+
+    /// The guest may be held to what its CPUID offers, and user space with it.
+    fn check_clock_msr(&self, handler: Handler) -> Result<(), MsrError> {
+        let feature = match handler {
+            Handler::WallClock(true) | Handler::SystemTime(true) => kvm_feature::CLOCKSOURCE,
+            _ => kvm_feature::CLOCKSOURCE2,
+        };
+        if self.arch.pv_has(feature) {
+            Ok(())
+        } else {
+            Err(MsrError::Unsupported)
+        }
     }
 
     /// The time of day at which the guest's clock was 0.
