@@ -82,6 +82,10 @@ use tables::{
 };
 
 pub(crate) use access::Swapped;
+pub(crate) use dirty::{
+    INITIALLY_SET,
+    MANUAL_PROTECT, //
+};
 pub(crate) use fault::{
     Fault,
     VcpuMmu, //
@@ -162,6 +166,8 @@ pub(crate) struct Mmu {
     apic_access: ApicAccess,
     /// Slots that log writes. Changed with the slots.
     logging_slots: AtomicU32,
+    /// How logs are read: [`dirty::MANUAL_PROTECT`], [`dirty::INITIALLY_SET`].
+    dirty_log_mode: AtomicU32,
     vcpus: Arc<Vcpus>,
     /// Counters for KVM_GET_STATS_FD.
     pub(crate) stats: VmStats,
@@ -195,6 +201,7 @@ impl Mmu {
                 mmio: MmioFormat::new(l1tf_cache_bits()),
                 apic_access: ApicAccess::new(),
                 logging_slots: AtomicU32::new(0),
+                dirty_log_mode: AtomicU32::new(0),
                 vcpus,
                 stats,
             }),

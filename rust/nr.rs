@@ -33,6 +33,7 @@ numbers! {
     KVM_GET_MSR_FEATURE_INDEX_LIST = _IOWR::<kvm_msr_list>(KVMIO, 0x0a);
     KVM_CREATE_VCPU = _IO(KVMIO, 0x41);
     KVM_GET_DIRTY_LOG = _IOW::<kvm_dirty_log>(KVMIO, 0x42);
+    KVM_CLEAR_DIRTY_LOG = _IOWR::<kvm_clear_dirty_log>(KVMIO, 0xc0);
     KVM_SET_NR_MMU_PAGES = _IO(KVMIO, 0x44);
     KVM_SET_USER_MEMORY_REGION = _IOW::<kvm_userspace_memory_region>(KVMIO, 0x46);
     KVM_SET_TSS_ADDR = _IO(KVMIO, 0x47);

@@ -70,20 +70,20 @@ impl Mmu {
         match change {
             Change::Nothing => Ok(()),
             Change::Create(new) => {
-                let log = log_for(&new, None)?;
+                let log = self.log_for(&new, None)?;
                 self.publish(&mut writer, &change, log.as_ref())
             }
             Change::Delete(old) => self.delete(&mut writer, &old),
             Change::Move { old, new } => {
-                let log = log_for(&new, slots.log(&old))?;
+                let log = self.log_for(&new, slots.log(&old))?;
                 self.delete(&mut writer, &old)?;
                 self.publish(&mut writer, &Change::Create(new), log.as_ref())
             }
             Change::FlagsOnly { old, new } => {
-                let log = log_for(&new, slots.log(&old))?;
+                let log = self.log_for(&new, slots.log(&old))?;
                 self.publish(&mut writer, &change, log.as_ref())?;
-                if new.logs_dirty_pages() {
-                    self.begin_logging(&new);
+                if let Some(log) = &log {
+                    self.begin_logging(&new, log);
                 } else {
                     // Small pages of a log become large ones again, one fault at a time.
                     self.zap(new.base_gfn, new.end_gfn());
@@ -171,17 +171,5 @@ impl Mmu {
         let guard = self.slots.srcu().read();
         self.slots.read(&guard).set_generation(finished.generation);
         Ok(())
-    }
-}
-
-/// The log that a slot needs: the one it has, or a new one.
-fn log_for(new: &Region, old: Option<&Arc<DirtyLog>>) -> Result<Option<Arc<DirtyLog>>> {
-    match old {
-        _ if !new.logs_dirty_pages() => Ok(None),
-        Some(log) => Ok(Some(log.clone())),
-        None => Ok(Some(Arc::new(
-            DirtyLog::new(new.npages)?,
-            GFP_KERNEL_ACCOUNT,
-        )?)),
     }
 }

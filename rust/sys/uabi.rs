@@ -13,11 +13,11 @@ use kernel::{
 };
 
 pub(crate) use super::bindings::{
-    kvm_clock_data, kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_create_device, kvm_debugregs,
-    kvm_device_attr, kvm_dirty_log, kvm_dtable, kvm_enable_cap, kvm_fpu, kvm_guest_debug,
-    kvm_interrupt, kvm_ioapic_state, kvm_ioeventfd, kvm_irq_level, kvm_irq_routing,
-    kvm_irq_routing_entry, kvm_irqchip, kvm_irqfd, kvm_lapic_state, kvm_mp_state, kvm_msi,
-    kvm_msr_entry, kvm_msr_list, kvm_msrs, kvm_pic_state, kvm_pit_config, kvm_pit_state,
+    kvm_clear_dirty_log, kvm_clock_data, kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_create_device,
+    kvm_debugregs, kvm_device_attr, kvm_dirty_log, kvm_dtable, kvm_enable_cap, kvm_fpu,
+    kvm_guest_debug, kvm_interrupt, kvm_ioapic_state, kvm_ioeventfd, kvm_irq_level,
+    kvm_irq_routing, kvm_irq_routing_entry, kvm_irqchip, kvm_irqfd, kvm_lapic_state, kvm_mp_state,
+    kvm_msi, kvm_msr_entry, kvm_msr_list, kvm_msrs, kvm_pic_state, kvm_pit_config, kvm_pit_state,
     kvm_pit_state2, kvm_regs, kvm_run, kvm_segment, kvm_signal_mask, kvm_sregs, kvm_sregs2,
     kvm_tpr_access_ctl, kvm_translation, kvm_userspace_memory_region, kvm_userspace_memory_region2,
     kvm_vapic_addr, kvm_vcpu_events, kvm_x86_mce, kvm_xcrs, kvm_xsave,
@@ -55,6 +55,7 @@ abi!(
     u32,
     u64,
     i32,
+    kvm_clear_dirty_log,
     kvm_clock_data,
     kvm_coalesced_mmio_zone,
     kvm_cpuid2,

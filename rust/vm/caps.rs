@@ -19,6 +19,10 @@ use super::{
 };
 use crate::{
     host::host,
+    memory::{
+        INITIALLY_SET,
+        MANUAL_PROTECT, //
+    },
     sys::uabi::kvm_enable_cap, //
 };
 
@@ -31,6 +35,7 @@ mod cap {
     pub(super) const X86_DISABLE_EXITS: u32 = 143;
     pub(super) const MSR_PLATFORM_INFO: u32 = 159;
     pub(super) const EXCEPTION_PAYLOAD: u32 = 164;
+    pub(super) const MANUAL_DIRTY_LOG_PROTECT2: u32 = 168;
     pub(super) const X86_USER_SPACE_MSR: u32 = 188;
     pub(super) const EXIT_ON_EMULATION_FAILURE: u32 = 204;
     pub(super) const DISABLE_QUIRKS2: u32 = 213;

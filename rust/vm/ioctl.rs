@@ -50,6 +50,7 @@ impl FileOps for Vm {
             nr::KVM_SET_USER_MEMORY_REGION => ioctl_memory::set_user_memory_region(&this, arg),
             nr::KVM_SET_USER_MEMORY_REGION2 => ioctl_memory::set_user_memory_region2(&this, arg),
             nr::KVM_GET_DIRTY_LOG => ioctl_memory::get_dirty_log(&this, arg),
+            nr::KVM_CLEAR_DIRTY_LOG => ioctl_memory::clear_dirty_log(&this, arg),
             nr::KVM_SET_TSS_ADDR => this.set_tss_address(arg.value()).map(|()| 0),
             nr::KVM_SET_IDENTITY_MAP_ADDR => this.set_identity_map_address(arg).map(|()| 0),
             nr::KVM_SET_NR_MMU_PAGES => ioctl_memory::set_nr_mmu_pages(arg.value()),
@@ -83,6 +84,7 @@ impl FileOps for Vm {
         this.check_owner()?;
         match cmd {
             nr::KVM_GET_DIRTY_LOG => ioctl_memory::compat_get_dirty_log(&this, arg),
+            nr::KVM_CLEAR_DIRTY_LOG => ioctl_memory::compat_clear_dirty_log(&this, arg),
             nr::KVM_X86_SET_MSR_FILTER_COMPAT => {
                 let filter = MsrFilter::read_compat(arg)?;
                 this.set_msr_filter(filter).map(|()| 0)

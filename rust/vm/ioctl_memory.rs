@@ -13,6 +13,7 @@ use rkvm_core::{
 
 use super::Vm;
 use crate::sys::uabi::{
+    kvm_clear_dirty_log,
     kvm_dirty_log,
     kvm_userspace_memory_region,
     kvm_userspace_memory_region2,
@@ -73,4 +74,24 @@ pub(super) fn compat_get_dirty_log(vm: &Vm, arg: UserArg) -> Result<usize> {
     let [slot, _, bitmap, _]: [u32; 4] = arg.read()?;
     let to = UserArg::from_address(bitmap.into());
     vm.memory.get_dirty_log(slot, to).map(|()| 0)
+}
+
+/// KVM_CLEAR_DIRTY_LOG.
+pub(super) fn clear_dirty_log(vm: &Vm, arg: UserArg) -> Result<usize> {
+    let log: kvm_clear_dirty_log = arg.read()?;
+    let from = UserArg::from_address(log.__bindgen_anon_1.bindgen_union_field);
+    let pages = log.num_pages.into();
+    vm.memory
+        .clear_dirty_log(log.slot, log.first_page, pages, from)
+        .map(|()| 0)
+}
+
+/// KVM_CLEAR_DIRTY_LOG of a 32-bit program.
+pub(super) fn compat_clear_dirty_log(vm: &Vm, arg: UserArg) -> Result<usize> {
+    let [slot, pages, first, first_high, bitmap, _]: [u32; 6] = arg.read()?;
+    let first = u64::from(first) | u64::from(first_high) << 32;
+    let from = UserArg::from_address(bitmap.into());
+    vm.memory
+        .clear_dirty_log(slot, first, pages.into(), from)
+        .map(|()| 0)
 }

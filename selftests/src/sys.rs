@@ -119,6 +119,7 @@ numbers! {
     KVM_SET_VCPU_EVENTS = iow::<kvm_vcpu_events>(0xa0);
     KVM_GET_DEBUGREGS = ior::<kvm_debugregs>(0xa1);
     KVM_SET_DEBUGREGS = iow::<kvm_debugregs>(0xa2);
+    KVM_CLEAR_DIRTY_LOG = iowr::<kvm_clear_dirty_log>(0xc0);
     KVM_ENABLE_CAP = iow::<kvm_enable_cap>(0xa3);
     KVM_KVMCLOCK_CTRL = io(0xad);
     KVM_GET_XSAVE2 = ior::<kvm_xsave>(0xcf);

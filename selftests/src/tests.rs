@@ -16,6 +16,7 @@ mod delivery;
 mod device_memory;
 mod dirty_log;
 mod dirty_log_busy;
+mod dirty_log_clear;
 mod emulated_paging;
 mod exceptions;
 mod exit_data;
@@ -151,6 +152,7 @@ tests! {
     memslot_readonly: "read-only slots",
     memslot_running: "slots changed under a running guest",
     dirty_log: "KVM_GET_DIRTY_LOG",
+    dirty_log_clear: "KVM_CLEAR_DIRTY_LOG",
     dirty_log_busy: "a copy that follows the dirty log while two vCPUs write",
     fault_ahead: "memory touched in order, backwards and here and there",
     notifier: "host pages dropped, moved, copied, swapped under a guest",

@@ -261,7 +261,7 @@ capabilities! {
     164 KVM_CAP_EXCEPTION_PAYLOAD = Value(1), Done;
     166 KVM_CAP_MANUAL_DIRTY_LOG_PROTECT = Value(0), Excluded(OBSOLETE);
     167 KVM_CAP_HYPERV_CPUID = Value(0), Excluded(HYPERV);
-    168 KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 = Value(3), Planned;
+    168 KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 = Value(3), Done;
     173 KVM_CAP_PMU_EVENT_FILTER = Value(1), Planned;
     175 KVM_CAP_HYPERV_DIRECT_TLBFLUSH = Value(0), Excluded(HYPERV);
     182 KVM_CAP_HALT_POLL = Value(1), Planned;

@@ -96,7 +96,7 @@ ioctls! {
     Vm KVM_MEMORY_ENCRYPT_REG_REGION = 0x8010_aebb, Excluded(ENCRYPTION);
     Vm KVM_MEMORY_ENCRYPT_UNREG_REGION = 0x8010_aebc, Excluded(ENCRYPTION);
     Vm KVM_HYPERV_EVENTFD = 0x4018_aebd, Excluded(HYPERV);
-    Vm KVM_CLEAR_DIRTY_LOG = 0xc018_aec0, Planned;
+    Vm KVM_CLEAR_DIRTY_LOG = 0xc018_aec0, Done;
     Vm KVM_X86_SET_MSR_FILTER = 0x4188_aec6, Done;
     Vm KVM_RESET_DIRTY_RINGS = 0x0000_aec7, Planned;
     Vm KVM_XEN_HVM_GET_ATTR = 0xc048_aec8, Excluded(XEN);
