@@ -27,6 +27,8 @@ u64 rkvm_disable_irqs_for_guest(void);
 u64 rkvm_guest_entry_begin(void);
 void rkvm_guest_entry_end(void);
 bool rkvm_signal_pending(void);
+bool rkvm_counts_run_delay(void);
+u64 rkvm_run_delay(void);
 void rkvm_set_signal_mask(u64 mask);
 void rkvm_restore_signal_mask(void);
 u32 rkvm_online_cpus(void);

@@ -169,7 +169,11 @@ fn implemented(vmcs: &VmcsConfig, xstate: &GuestXState) -> Implemented {
         xcr0: xstate.host_xcr0 & XCR0_SWITCHED,
         xss: 0,
         host_phys_bits: msr::cpuid(0x8000_0008, 0)[0] & 0xff,
-        kvm_features: KVM_FEATURES,
+        kvm_features: if cpu::counts_run_delay() {
+            KVM_FEATURES | kvm_feature::STEAL_TIME
+        } else {
+            KVM_FEATURES
+        },
     }
 }
 

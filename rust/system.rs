@@ -134,6 +134,7 @@ pub(crate) fn check_extension(number: u64, vm: Option<&Vm>) -> usize {
         ept: true,
         quirks: caps::QUIRKS,
         vm_types: 1,
+        steal_time: crate::sys::cpu::counts_run_delay(),
     };
     capabilities::check_extension(number, &facts) as usize
 }

@@ -74,6 +74,7 @@ use events::Events;
 use platform::{
     apic::Apic,
     clock::ClockPage,
+    steal::StealTime,
     vapic::TprAccesses, //
 };
 use real_mode::RealMode;
@@ -190,6 +191,7 @@ pub(crate) struct Arch {
     pub(crate) halt_poll_ns: u32,
     /// kvmclock.
     pub(crate) clock_page: ClockPage,
+    pub(crate) steal_time: StealTime,
     /// CPUID as user space set it.
     pub(crate) cpuid: cpuid::Cpuid,
     /// What follows from it.
@@ -292,6 +294,7 @@ impl Vcpu {
                 ended_vector: 0,
                 halt_poll_ns: 0,
                 clock_page: ClockPage::default(),
+                steal_time: StealTime::default(),
                 cpuid: cpuid::Cpuid::new(),
                 has_run: false,
                 caps,

@@ -36,6 +36,7 @@ pub(crate) mod reason {
     pub(crate) const OTHER_ARCH: &str = "not for x86";
 
     pub(crate) const NO_SMM: &str = "1, because there is no SMM";
+    pub(crate) const NOT_PREEMPTED: &str = "the field preempted stays 0";
     pub(crate) const SOME_EXITS: &str = "HLT and PAUSE";
     pub(crate) const SOME_QUIRKS: &str = "MISC_ENABLE_NO_MWAIT and MWAIT_NEVER_UD_FAULTS";
 }
@@ -83,6 +84,7 @@ mod tests {
             ept: true,
             quirks: !0,
             vm_types: 1,
+            steal_time: true,
         };
         for cap in CAPABILITIES {
             let answer = check_extension(cap.number, &facts);

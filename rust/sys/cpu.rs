@@ -81,6 +81,19 @@ pub(crate) fn guest_entry_work_pending() -> bool {
     unsafe { bindings::rkvm_guest_entry_work_pending() }
 }
 
+/// Whether the kernel knows how long threads wait for a CPU.
+pub(crate) fn counts_run_delay() -> bool {
+    // SAFETY: No requirements.
+    unsafe { bindings::rkvm_counts_run_delay() }
+}
+
+/// How long the current thread has waited for a CPU since it began, in nanoseconds.
+#[inline]
+pub(crate) fn run_delay_ns() -> u64 {
+    // SAFETY: Reads a counter of the current task.
+    unsafe { bindings::rkvm_run_delay() }
+}
+
 /// Lets other threads run on this CPU first.
 pub(crate) fn yield_now() {
     // SAFETY: Process context, no locks held.

@@ -8,6 +8,7 @@
 #include <linux/mutex.h>
 #include <linux/preempt.h>
 #include <linux/sched/signal.h>
+#include <linux/sched/stat.h>
 #include <linux/smp.h>
 #include <linux/timekeeper_internal.h>
 #include <linux/vtime.h>
@@ -63,6 +64,21 @@ void rkvm_interrupt_window(void)
 	local_irq_enable();
 	asm volatile("nop");
 	local_irq_disable();
+}
+
+bool rkvm_counts_run_delay(void)
+{
+	return sched_info_on();
+}
+
+/* How long the current task has waited for a CPU since it began, in ns. */
+u64 rkvm_run_delay(void)
+{
+#ifdef CONFIG_SCHED_INFO
+	return current->sched_info.run_delay;
+#else
+	return 0;
+#endif
 }
 
 bool rkvm_guest_entry_work_pending(void)

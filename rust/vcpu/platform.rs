@@ -5,6 +5,7 @@
 pub(crate) mod apic;
 pub(crate) mod clock;
 pub(crate) mod halt;
+pub(crate) mod steal;
 pub(crate) mod timer;
 pub(crate) mod vapic;
 pub(crate) mod virtual_apic;
@@ -112,6 +113,9 @@ impl Running<'_> {
         if self.vcpu.requests.take(Request::ClockUpdate) {
             self.write_system_time();
         }
+        if self.vcpu.requests.take(Request::StealUpdate) {
+            self.write_steal_time();
+        }
         Ok(Flow::Resume)
     }
 
@@ -173,6 +177,7 @@ impl Running<'_> {
                 Ok(value)
             }
             Handler::WallClock(_) | Handler::SystemTime(_) => self.get_clock_msr(handler),
+            Handler::StealTime => self.steal_msr(),
             _ => Err(MsrError::Unsupported),
         }
     }
@@ -201,6 +206,7 @@ impl Running<'_> {
                 }
             }
             Handler::WallClock(_) | Handler::SystemTime(_) => self.set_clock_msr(handler, value)?,
+            Handler::StealTime => self.set_steal_msr(value)?,
             _ => return Err(MsrError::Unsupported),
         }
         Ok(())

@@ -46,6 +46,8 @@ pub(crate) enum Request {
     RecalcIntercepts = 1 << 10,
     /// The debugger's step is done: KVM_EXIT_DEBUG.
     DebugStep = 1 << 11,
+    /// The guest is to read how long the thread has waited for a CPU.
+    StealUpdate = 1 << 12,
 }
 
 /// The vCPU is not in guest mode.

@@ -169,6 +169,7 @@ impl Running<'_> {
         self.arch.has_run = true;
         // An error leaves it so: what user space reads is not the exit before.
         self.vcpu.run.set_reason(UserExit::Unknown);
+        self.thread_has_waited();
         loop {
             let flow = if self.is_runnable() {
                 self.enter_guest()?
@@ -185,6 +186,7 @@ impl Running<'_> {
             }
             if cpu::guest_entry_work_pending() {
                 cpu::handle_guest_entry_work()?;
+                self.thread_has_waited();
             }
         }
     }

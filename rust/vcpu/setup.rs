@@ -19,7 +19,10 @@ use rkvm_core::{
 };
 
 use super::{
-    platform::clock::ClockPage,
+    platform::{
+        clock::ClockPage,
+        steal::StealTime, //
+    },
     requests::Request,
     DebugRegs,
     Running, //
@@ -126,6 +129,7 @@ impl Running<'_> {
         self.arch.completion = super::run::Completion::None;
         // What boots next has asked for no writes to its memory.
         self.arch.clock_page = ClockPage::default();
+        self.arch.steal_time = StealTime::default();
 
         // INIT keeps CD and NW.
         let caches = if init {

@@ -66,6 +66,7 @@ mod split_irqchip;
 mod state_cpu;
 mod state_vm;
 mod stats;
+mod steal_time;
 mod syscall_msrs;
 mod task_priority;
 mod tpr_access;
@@ -184,6 +185,7 @@ tests! {
     kvmclock: "flags and frequency of clock pages, and when they are written",
     kvmclock_cpus: "clock pages on a host that does not trust its TSC",
     stats: "KVM_GET_STATS_FD",
+    steal_time: "MSR_KVM_STEAL_TIME",
     bad_input: "errors of every ioctl",
     limits: "vCPU ids, frequencies, NMIs, entries of lists",
     lifecycle: "closing in any order, many VMs, killed processes",

@@ -51,6 +51,7 @@ pub enum Fact {
     Ept,
     Quirks,
     VmTypes,
+    StealTime,
 }
 
 /// What the answers depend on.
@@ -94,6 +95,8 @@ pub struct HostFacts {
     pub quirks: u32,
     /// Bit n: VM type n can be created.
     pub vm_types: u32,
+    /// The kernel knows how long threads wait for a CPU.
+    pub steal_time: bool,
 }
 
 impl HostFacts {
@@ -125,6 +128,7 @@ impl HostFacts {
             Fact::Ept => self.ept.into(),
             Fact::Quirks => self.quirks,
             Fact::VmTypes => self.vm_types,
+            Fact::StealTime => self.steal_time.into(),
         }
     }
 }
@@ -268,7 +272,7 @@ capabilities! {
     183 KVM_CAP_ASYNC_PF_INT = Value(1), Planned;
     184 KVM_CAP_LAST_CPU = Value(1), Done;
     185 KVM_CAP_SMALLER_MAXPHYADDR = Host(SmallerMaxphyaddr), Planned;
-    187 KVM_CAP_STEAL_TIME = Value(1), Planned;
+    187 KVM_CAP_STEAL_TIME = Host(StealTime), Differs(NOT_PREEMPTED);
     188 KVM_CAP_X86_USER_SPACE_MSR = Value(1), Done;
     189 KVM_CAP_X86_MSR_FILTER = Value(1), Done;
     190 KVM_CAP_ENFORCE_PV_FEATURE_CPUID = Value(1), Done;
