@@ -25,7 +25,7 @@ V ?= 0
 export VM V FLAVOUR RKVM_CACHE KDIR
 
 .DEFAULT_GOAL := modules
-.PHONY: setup check-kdir modules modules_install clean help rust-analyzer docs host images run check gates test host-test bench fuzz
+.PHONY: setup check-kdir modules modules_install clean help rust-analyzer docs host images run check gates test upstream host-test bench fuzz
 
 setup:
 	@scripts/setup
@@ -61,6 +61,10 @@ run: setup
 test: setup
 	@scripts/run test $(ARGS)
 
+# KVM's own selftests.
+upstream: setup
+	@scripts/run test 'upstream/*' $(ARGS)
+
 bench: setup
 	@scripts/run bench $(ARGS)
 
@@ -95,6 +99,7 @@ help:
 	@echo '                     KERNEL=debug: the machine tests and those of failing allocations on the debug kernel'
 	@echo '  gates, host-test - only these'
 	@echo '  test             - only the machine tests; ARGS="--list", ARGS="-v pio*", ARGS="--on rkvm"'
+	@echo '  upstream         - the selftests that KVM brings itself, on rkvm and on C KVM; ARGS="--on rkvm"'
 	@echo '  bench            - cost of the exits, rkvm and C KVM in turn'
 	@echo '  fuzz             - fuzz targets and property tests of the core with new cases; ARGS="<seconds>"'
 	@echo '                     VM=bochs (default), VM=qemu (needs nested VT-x), VM=none (this machine itself)'

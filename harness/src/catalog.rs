@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which tests there are and what each needs: the behaviour tests that `rkvm-selftest --list` names and the
-//! scripts in `selftests/machine`.
+//! Which tests there are and what each needs: the behaviour tests that `rkvm-selftest --list` names, the scripts in
+//! `selftests/machine`, and upstream's own.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,6 +17,7 @@ use clap::ValueEnum;
 use crate::emulator::Backend;
 use crate::job::Device;
 use crate::paths::Paths;
+use crate::upstream;
 
 /// One test and the machine it wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub struct Test {
 pub enum When {
     /// All.
     Always,
+    /// Those that name it.
+    Named,
     /// Those on a stock kernel, which is that of its guests.
     Stock,
     /// Those on the debug kernel, without which it has nothing to work with.
@@ -85,7 +88,8 @@ impl Needs {
 }
 
 impl Test {
-    fn new(name: &str, argv: &[&str]) -> Test {
+    /// One that runs on both devices, in a machine that has nothing special.
+    pub fn new(name: &str, argv: &[&str]) -> Test {
         Test {
             name: name.into(),
             about: String::new(),
@@ -107,7 +111,7 @@ impl Test {
     }
 
     /// Takes one `key=value`.
-    fn set(&mut self, key: &str, value: &str) -> Result<()> {
+    pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
         match key {
             "cpus" => self.needs.cpus = value.parse()?,
             "mem" => self.needs.mem = value.parse()?,
@@ -124,15 +128,17 @@ impl Test {
                     "kvm" => vec![Device::Kvm],
                     "any" => vec![Device::Any],
                     "both" => vec![Device::Rkvm, Device::Kvm],
-                    _ => bail!("on={value} is neither rkvm, kvm, both nor any"),
+                    "none" => Vec::new(),
+                    _ => bail!("on={value} is neither rkvm, kvm, both, any nor none"),
                 }
             }
             "when" => {
                 self.when = match value {
+                    "always" => When::Always,
                     "stock" => When::Stock,
                     "debug" => When::Debug,
                     "last" => When::Last,
-                    _ => bail!("when={value} is neither stock, debug nor last"),
+                    _ => bail!("when={value} is neither always, stock, debug nor last"),
                 }
             }
             _ => bail!("no test has a property {key}={value}"),
@@ -163,10 +169,11 @@ impl Test {
     }
 }
 
-/// All tests, scripts after the programs.
+/// All tests, scripts after the programs, upstream's last.
 pub fn find(paths: &Paths, checkout: &Path) -> Result<Vec<Test>> {
     let mut tests = programs(paths)?;
     tests.extend(scripts(checkout)?);
+    tests.extend(upstream::tests(checkout)?);
     for (index, test) in tests.iter().enumerate() {
         let first = tests.iter().position(|other| other.name == test.name);
         ensure!(first == Some(index), "two tests are named {}", test.name);

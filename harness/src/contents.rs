@@ -17,6 +17,7 @@ use crate::fileset::FileSet;
 use crate::host;
 use crate::paths::new_folder;
 use crate::paths::Paths;
+use crate::upstream;
 
 /// Programs that are built for the machine.
 const PROGRAMS: [&str; 3] = ["rkvm-selftest", "rkvm-bench", "rkvm-vmm"];
@@ -32,6 +33,8 @@ pub fn add_named(set: &mut FileSet, paths: &Paths, checkout: &Path, text: &str) 
         let name = word.rsplit('/').next().unwrap_or(word);
         if PROGRAMS.contains(&name) {
             set.file(&paths.bin.join(name), &format!("/usr/bin/{name}"))?;
+        } else if let Some(program) = word.strip_prefix(upstream::FOLDER) {
+            set.file(&paths.cache.join("upstream/programs").join(program), word)?;
         } else if word.starts_with(SCRIPTS) && !set.has(word) {
             let script = checkout.join("selftests/machine").join(name);
             set.file(&script, word)?;

@@ -24,6 +24,7 @@ pub mod session;
 pub mod suite;
 pub mod tap;
 pub mod tidy;
+pub mod upstream;
 pub mod verdict;
 
 pub use rkvm_job as job;

@@ -140,6 +140,7 @@ fn choose(mut tests: Vec<Test>, debug: bool, args: &Args) -> Result<Vec<Test>> {
     };
     let usual = |test: &Test| match test.when {
         When::Always => true,
+        When::Named => false,
         When::Stock => !debug,
         When::Debug => debug,
         When::Last => false,
@@ -155,7 +156,8 @@ fn choose(mut tests: Vec<Test>, debug: bool, args: &Args) -> Result<Vec<Test>> {
             On::Kvm => *device == Device::Kvm,
         });
     }
-    tests.retain(|test| !test.devices.is_empty());
+    // What runs on no device is only listed, with its reason.
+    tests.retain(|test| args.list || !test.devices.is_empty());
     Ok(tests)
 }
 
