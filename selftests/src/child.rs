@@ -4,8 +4,22 @@
 
 use crate::errno::Errno;
 use crate::Outcome;
+use std::fs::File;
+use std::os::fd::FromRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// A pipe from one process to the other: its ends to read and to write.
+pub fn pipe() -> Result<(File, File), Errno> {
+    let mut ends = [0; 2];
+    // SAFETY: room for two descriptors, which are nobody else's.
+    unsafe {
+        if libc::pipe(ends.as_mut_ptr()) != 0 {
+            return Err(Errno::last());
+        }
+        Ok((File::from_raw_fd(ends[0]), File::from_raw_fd(ends[1])))
+    }
+}
 
 /// A child of this process.
 pub struct Child(libc::pid_t);

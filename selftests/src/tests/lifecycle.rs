@@ -3,6 +3,7 @@
 //! Making and ending VMs: in any order of closing, many times, with nothing left behind.
 
 use crate::asm::*;
+use crate::child::{pipe, Child};
 use crate::device::Device;
 use crate::setup::{self, Mode};
 use crate::sys;
@@ -11,6 +12,8 @@ use crate::vcpu::Exit;
 use crate::vm::{eventfd, Vm};
 use crate::{Outcome, MIB};
 use kvm_bindings::*;
+use std::fs::File;
+use std::io::{Read, Write};
 
 fn code() -> Vec<u8> {
     asm64(|a| {
@@ -135,35 +138,18 @@ fn many(t: &mut Tap, dev: &Device) -> Outcome {
 /// A process that is killed while its guest runs leaves nothing behind that stops the next one.
 fn killed(t: &mut Tap, dev: &Device) -> Outcome {
     for round in 0..3 {
-        let mut ends = [0; 2];
-        // SAFETY: room for two descriptors.
-        if unsafe { libc::pipe(ends.as_mut_ptr()) } != 0 {
-            return Err(crate::errno::Errno::last().into());
-        }
-        // SAFETY: this process has one thread here; the child ends by a signal or _exit.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            let path = dev.path().to_owned();
-            let result = spin(&path, ends[1]);
-            // SAFETY: ends the child without running anything of the parent's.
-            unsafe { libc::_exit(i32::from(result.is_err())) };
-        }
-        // SAFETY: our own descriptors, child, and a byte of room.
-        let (ready, status) = unsafe {
-            libc::close(ends[1]);
-            let mut byte = 0u8;
-            let ready = libc::read(ends[0], (&mut byte as *mut u8).cast(), 1);
-            libc::kill(child, libc::SIGKILL);
-            let mut status = 0;
-            libc::waitpid(child, &mut status, 0);
-            libc::close(ends[0]);
-            (ready, status)
-        };
-        t.eq(format!("child {round} ran its guest"), ready, 1);
+        let (mut ready, their_end) = pipe()?;
+        let path = dev.path().to_owned();
+        let child = Child::fork(|| spin(&path, their_end))?;
+        t.success(
+            format!("child {round} ran its guest"),
+            ready.read_exact(&mut [0]),
+        );
+        child.kill();
         t.eq(
             format!("child {round} was killed"),
-            libc::WTERMSIG(status),
-            libc::SIGKILL,
+            child.end(),
+            Some(libc::SIGKILL),
         );
     }
     let vm = Vm::new(dev)?;
@@ -175,7 +161,7 @@ fn killed(t: &mut Tap, dev: &Device) -> Outcome {
 }
 
 /// A guest that never exits after its first port access, which is told on `ready`.
-fn spin(path: &str, ready: i32) -> Outcome {
+fn spin(path: &str, mut ready: File) -> Outcome<bool> {
     let dev = Device::open(path)?;
     let vm = Vm::new(&dev)?;
     let ram = vm.add_ram(0, 0, MIB)?;
@@ -189,8 +175,6 @@ fn spin(path: &str, ready: i32) -> Outcome {
     });
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
     vcpu.run()?;
-    // SAFETY: a byte from a live variable to our pipe.
-    unsafe { libc::write(ready, (&1u8 as *const u8).cast(), 1) };
-    vcpu.run()?;
-    Ok(())
+    ready.write_all(&[1])?;
+    vcpu.run().map(|_| false).map_err(Into::into)
 }

@@ -4,7 +4,7 @@
 //! waiting, whatever its action is; SIGKILL and SIGSTOP can't be masked.
 
 use crate::asm::*;
-use crate::child::Child;
+use crate::child::{pipe, Child};
 use crate::device::Device;
 use crate::errno::Errno;
 use crate::setup::{self, Mode};
@@ -15,7 +15,6 @@ use crate::vm::Vm;
 use crate::{Outcome, MIB};
 use std::io::{Read, Write};
 use std::mem::zeroed;
-use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -53,8 +52,9 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         Some(0),
     );
 
-    let (mut ready, mut their_end) = UnixStream::pair()?;
-    let child = Child::fork(|| {
+    let (mut ready, mut their_end) = pipe()?;
+    // What it captures is closed here, so that its end ends the wait.
+    let child = Child::fork(move || {
         let (_vm, mut vcpu) = spinning(&Device::open(&path)?, &CLOSED)?;
         vcpu.run()?;
         their_end.write_all(&[1])?;
