@@ -9,6 +9,7 @@
 #include <linux/entry-virt.h>
 #include <linux/thread_info.h>
 #include <linux/types.h>
+#include <asm/desc_defs.h>
 
 struct file_operations;
 struct page;
@@ -75,7 +76,8 @@ u32 rkvm_tsc_khz(void);
 /* What an exit loads into the host's registers, of the CPU that it is called on. */
 struct rkvm_host_state {
 	u64 cr0, cr3, cr4;
-	u64 tr_base, gdtr_base, idtr_base;
+	u64 tr_base, idtr_base;
+	struct desc_ptr gdt;
 	u64 sysenter_cs, sysenter_esp, sysenter_eip;
 	u64 gs_base, efer, pat;
 };
@@ -87,7 +89,7 @@ struct rkvm_user_segments {
 	u16 fs, gs, ds, es, ldt;
 };
 void rkvm_save_user_segments(struct rkvm_user_segments *segments);
-void rkvm_restore_user_segments(const struct rkvm_user_segments *segments, u64 gdt_base);
+void rkvm_restore_user_segments(const struct rkvm_user_segments *segments, const struct desc_ptr *gdt);
 
 /* Debug registers. */
 bool rkvm_hw_breakpoint_active(void);

@@ -90,9 +90,12 @@ impl Io {
     /// A guest writes `data`, at most 8 bytes. True if an ioeventfd or the ring took it. Any context.
     #[inline]
     pub(crate) fn write(&self, space: Space, address: u64, data: &[u8]) -> bool {
-        if self.bus(space).is_empty() {
-            return false;
-        }
+        !self.bus(space).is_empty() && self.offer(space, address, data)
+    }
+
+    /// The write, for a bus with something on it.
+    #[inline(never)]
+    fn offer(&self, space: Space, address: u64, data: &[u8]) -> bool {
         let guard = self.srcu.read();
         match self.bus(space).table(&guard).taker(address, data) {
             Taker::Eventfd(eventfd) => {

@@ -173,8 +173,8 @@ pub(crate) struct Arch {
     pv_enforced: bool,
     /// The filter of MSR accesses, as of the last request to look.
     pub(crate) msr_filter: Option<Arc<MsrFilter>>,
-    /// XCR0 and IA32_XSS as they are while the guest runs.
-    pub(crate) xstate: GuestXState,
+    /// XCR0, IA32_XSS and PKRU as they are while the guest runs, where they differ from the host's.
+    pub(crate) xstate: Option<GuestXState>,
     /// XCR0 as the guest set it.
     pub(crate) xcr0: u64,
     /// IA32_APIC_BASE, for a vCPU without an APIC in the kernel.
@@ -285,7 +285,7 @@ impl Vcpu {
                 pause_in_guest: vm.caps.pause_in_guest(),
                 pv_enforced: false,
                 msr_filter: vm.msr_filter(),
-                xstate: host().xstate,
+                xstate: None,
                 xcr0: 1,
                 apic_base: APIC_BASE_RESET | if is_bsp { APIC_BASE_BSP } else { 0 },
                 apic,
@@ -340,11 +340,11 @@ impl Vcpu {
     pub(crate) fn with<R>(&self, vm: &Vm, f: impl FnOnce(Running<'_>) -> Result<R>) -> Result<R> {
         let mut guard = self.state.lock()?;
         let State { vmcs, fpu, arch } = &mut *guard;
-        let hw = &vmcs.load();
+        let vmcs = vmcs.load();
         f(Running {
             vm,
             vcpu: self,
-            hw,
+            hw: vmcs.loaded(),
             fpu,
             arch,
         })
@@ -358,7 +358,7 @@ pub(crate) struct Running<'a> {
     /// The part that all threads share.
     pub(crate) vcpu: &'a Vcpu,
     /// The right to VMREAD and VMWRITE.
-    pub(crate) hw: &'a Loaded<'a>,
+    pub(crate) hw: Loaded<'a>,
     /// Floating-point state. For the time of KVM_RUN it is in the registers.
     pub(crate) fpu: &'a mut GuestFpu,
     /// Everything else.

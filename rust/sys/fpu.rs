@@ -52,49 +52,61 @@ impl GuestXState {
     }
 
     /// `self`, if entry and exit have something to switch.
-    #[inline]
-    pub(super) fn if_different(self) -> Option<Self> {
+    pub(crate) fn if_different(self) -> Option<Self> {
         let different =
             self.xcr0 != self.host_xcr0 || self.xss != self.host_xss || self.switch_pkru;
         different.then_some(self)
     }
 
-    /// Loads the guest's registers. Interrupts are off. `pkru` is the guest's; the host's is returned.
-    #[inline]
-    pub(super) fn load_guest(&self, pkru: u32) -> u32 {
+    /// Loads the guest's registers, PKRU with `pkru`. Interrupts are off. Gives what they displaced.
+    pub(super) fn load(&self, pkru: u32) -> HostXState {
+        let mut host = HostXState {
+            xcr0: None,
+            xss: None,
+            pkru: None,
+        };
         if self.xcr0 != self.host_xcr0 {
             // SAFETY: The value was checked against what the guest may have, a subset of the host's.
             unsafe { bindings::rkvm_xsetbv(self.xcr0) };
+            host.xcr0 = Some(self.host_xcr0);
         }
         if self.xss != self.host_xss {
             msr::write(MSR_IA32_XSS, self.xss);
+            host.xss = Some(self.host_xss);
         }
-        if !self.switch_pkru {
-            return pkru;
-        }
-        let host = read_pkru();
-        if host != pkru {
-            write_pkru(pkru);
+        if self.switch_pkru {
+            let value = read_pkru();
+            if value != pkru {
+                write_pkru(pkru);
+            }
+            host.pkru = Some(value);
         }
         host
     }
+}
 
-    /// Loads the host's registers, after any number of entries since [`GuestXState::load_guest`], which gave
-    /// `host_pkru`. Stores the guest's PKRU.
-    #[inline]
-    pub(super) fn load_host(&self, host_pkru: u32, pkru: &mut u32) {
-        if self.switch_pkru {
-            *pkru = read_pkru();
-            if *pkru != host_pkru {
-                write_pkru(host_pkru);
+/// The host's registers, of those that [`GuestXState::load`] has loaded.
+pub(super) struct HostXState {
+    xcr0: Option<u64>,
+    xss: Option<u64>,
+    pkru: Option<u32>,
+}
+
+impl HostXState {
+    /// Loads them, after any number of entries. Stores the guest's PKRU.
+    pub(super) fn restore(&self, guest_pkru: &mut u32) {
+        if let Some(pkru) = self.pkru {
+            *guest_pkru = read_pkru();
+            if *guest_pkru != pkru {
+                write_pkru(pkru);
             }
         }
-        if self.xcr0 != self.host_xcr0 {
+        if let Some(xcr0) = self.xcr0 {
             // SAFETY: The kernel's own value.
-            unsafe { bindings::rkvm_xsetbv(self.host_xcr0) };
+            unsafe { bindings::rkvm_xsetbv(xcr0) };
         }
-        if self.xss != self.host_xss {
-            msr::write(MSR_IA32_XSS, self.host_xss);
+        if let Some(xss) = self.xss {
+            msr::write(MSR_IA32_XSS, xss);
         }
     }
 }

@@ -101,7 +101,7 @@ u64 rkvm_guest_entry_begin(void)
 {
 	xfer_to_guest_mode_prepare();
 	guest_timing_enter_irqoff();
-	return get_debugctlmsr();
+	return native_rdmsrq(MSR_IA32_DEBUGCTLMSR);
 }
 
 /* The way back: interrupts and preemption on. */
@@ -237,7 +237,8 @@ void rkvm_read_host_state(struct rkvm_host_state *state)
 	state->cr3 = __read_cr3();
 	state->cr4 = __read_cr4();
 	state->tr_base = (unsigned long)&get_cpu_entry_area(cpu)->tss.x86_tss;
-	state->gdtr_base = (unsigned long)get_cpu_gdt_ro(cpu);
+	state->gdt.size = GDT_SIZE - 1;
+	state->gdt.address = (unsigned long)get_cpu_gdt_ro(cpu);
 	state->idtr_base = idt.address;
 	rdmsrq(MSR_IA32_SYSENTER_CS, state->sysenter_cs);
 	rdmsrq(MSR_IA32_SYSENTER_ESP, state->sysenter_esp);
@@ -260,16 +261,11 @@ void rkvm_save_user_segments(struct rkvm_user_segments *segments)
 
 /*
  * Preemption is off. An exit loads null or kernel selectors, the bases of FS and GS, and the largest limits for TR and
- * the GDT; what user space and the kernel had before is put back here. @gdt_base is where this CPU has its GDT. The
- * base of FS is back already, by HOST_FS_BASE, unless loading a selector replaces it.
+ * the GDT; what user space and the kernel had before is put back here. @gdt is the GDT of this CPU. The base of
+ * FS is back already, by HOST_FS_BASE, unless loading a selector replaces it.
  */
-void rkvm_restore_user_segments(const struct rkvm_user_segments *segments, u64 gdt_base)
+void rkvm_restore_user_segments(const struct rkvm_user_segments *segments, const struct desc_ptr *gdt)
 {
-	struct desc_ptr gdt = {
-		.size = GDT_SIZE - 1,
-		.address = gdt_base,
-	};
-
 	if (segments->ldt)
 		asm volatile("lldt %0" : : "m" (segments->ldt));
 	if (segments->gs)
@@ -288,7 +284,7 @@ void rkvm_restore_user_segments(const struct rkvm_user_segments *segments, u64 g
 	 * so at once: what it is made of is exported to C KVM only, unless the kernel can be a guest of Xen.
 	 */
 	this_cpu_write(__tss_limit_invalid, true);
-	native_load_gdt(&gdt);
+	native_load_gdt(gdt);
 }
 
 bool rkvm_hw_breakpoint_active(void)

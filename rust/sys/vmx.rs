@@ -2,8 +2,8 @@
 
 //! VMX operation, the VMCS that is current on a CPU, and the way in and out of the guest.
 //!
-//! The ladder of proofs: [`HwEnabled`] (this host is in VMX operation) makes [`VmcsContext`]; loading that gives
-//! [`Loaded`], the only thing that can VMREAD and VMWRITE; and from there [`EntryGuard`], with preemption and
+//! The ladder of proofs: [`HwEnabled`] (this host is in VMX operation) makes [`VmcsContext`]; what is loaded of
+//! that is a [`Loaded`], the only thing that can VMREAD and VMWRITE; and from there [`EntryGuard`], with preemption and
 //! interrupts off, enters the guest. Nothing that may sleep is reachable with an `EntryGuard` in hand.
 
 mod context;

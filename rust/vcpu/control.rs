@@ -358,7 +358,7 @@ impl Running<'_> {
     /// A segment register as the guest has it.
     #[inline]
     pub(crate) fn segment(&self, reg: SegReg) -> segment::Segment {
-        let vmcs = segment::read(self.hw, reg);
+        let vmcs = segment::read(&self.hw, reg);
         if self.arch.real_mode.is_vm86() {
             self.arch.real_mode.segment(reg, vmcs)
         } else {
@@ -370,7 +370,7 @@ impl Running<'_> {
     pub(crate) fn set_segment(&mut self, reg: SegReg, mut value: segment::Segment) {
         segment::fix_accessed(reg, &mut value);
         if host().vmcs.features.unrestricted_guest {
-            segment::write(self.hw, reg, &value);
+            segment::write(&self.hw, reg, &value);
         } else {
             self.set_restricted_segment(reg, value);
         }

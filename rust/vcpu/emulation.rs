@@ -82,7 +82,7 @@ impl Running<'_> {
         if mode == Mode::Long64 {
             Gva(rip)
         } else {
-            Gva(segment::base(self.hw, SegReg::Cs).wrapping_add(rip) & 0xffff_ffff)
+            Gva(segment::base(&self.hw, SegReg::Cs).wrapping_add(rip) & 0xffff_ffff)
         }
     }
 
@@ -297,7 +297,7 @@ impl Running<'_> {
         while changed != 0 {
             let n = changed.trailing_zeros() as u8;
             changed &= changed.wrapping_sub(1);
-            set_gpr(self.hw, n, regs.read(n));
+            set_gpr(&self.hw, n, regs.read(n));
         }
         self.hw.write(GUEST_RIP, regs.rip);
         if c.rflags {

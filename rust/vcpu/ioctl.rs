@@ -52,6 +52,16 @@ impl VcpuFile {
     pub(crate) fn new(vm: Arc<Vm>, vcpu: Arc<Vcpu>) -> Result<Arc<Self>> {
         Ok(Arc::new(Self { vm, vcpu }, GFP_KERNEL_ACCOUNT)?)
     }
+
+    /// All but KVM_RUN.
+    #[inline(never)]
+    fn other_ioctl(&self, cmd: u32, arg: UserArg) -> Result<usize> {
+        if cmd == nr::KVM_GET_STATS_FD {
+            let (creator, id) = (self.vm.creator, self.vcpu.id);
+            return StatsFile::open(self.vcpu.clone(), fmt!("kvm-{creator}/vcpu-{id}"));
+        }
+        self.vcpu.with(&self.vm, |mut r| r.ioctl(cmd, arg))
+    }
 }
 
 impl FileOps for VcpuFile {
@@ -65,13 +75,10 @@ impl FileOps for VcpuFile {
     fn ioctl(this: ArcBorrow<'_, Self>, _file: &File, cmd: u32, arg: UserArg) -> Result<usize> {
         this.vm.check_owner()?;
         if cmd == nr::KVM_RUN {
-            return this.vcpu.with(&this.vm, |mut r| r.user_runs(arg));
+            this.vcpu.with(&this.vm, |mut r| r.user_runs(arg))?;
+            return Ok(0);
         }
-        if cmd == nr::KVM_GET_STATS_FD {
-            let (creator, id) = (this.vm.creator, this.vcpu.id);
-            return StatsFile::open(this.vcpu.clone(), fmt!("kvm-{creator}/vcpu-{id}"));
-        }
-        this.vcpu.with(&this.vm, |mut r| r.ioctl(cmd, arg))
+        this.other_ioctl(cmd, arg)
     }
 
     fn mmap(this: ArcBorrow<'_, Self>, vma: Mapping<'_>) -> Result {
@@ -109,7 +116,7 @@ fn from_old([function, eax, ebx, ecx, edx, _]: OldCpuidEntry) -> CpuidEntry {
 impl Running<'_> {
     /// KVM_RUN.
     #[inline]
-    fn user_runs(&mut self, arg: UserArg) -> Result<usize> {
+    fn user_runs(&mut self, arg: UserArg) -> Result {
         if arg.value() != 0 {
             return Err(EINVAL);
         }

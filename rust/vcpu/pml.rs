@@ -44,6 +44,7 @@ impl Running<'_> {
         }
     }
 
+    #[inline(never)]
     fn empty_pml(&mut self, index: u16) {
         let Some(page) = &self.arch.pml else {
             return;

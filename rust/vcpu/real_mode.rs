@@ -159,7 +159,7 @@ impl Running<'_> {
         } else {
             value
         };
-        segment::write(self.hw, reg, &hw);
+        segment::write(&self.hw, reg, &hw);
     }
 
     /// The guest's CR0 has changed: what the processor has besides CR0 follows.
@@ -221,7 +221,7 @@ impl Running<'_> {
     }
 
     fn segments_fit(&self, rules: Rules) -> bool {
-        segments_valid(rules, |reg| segment::read(self.hw, reg))
+        segments_valid(rules, |reg| segment::read(&self.hw, reg))
     }
 
     /// Whether there is a TSS for real mode; if user space has made it since, TR learns of it.

@@ -85,7 +85,7 @@ impl Running<'_> {
     /// EINTR for a signal or `immediate_exit`; EIO after a bug of rkvm's own; EAGAIN if the vCPU waits for INIT and SIPI
     /// and was woken up.
     #[inline]
-    pub(crate) fn run(&mut self) -> Result<usize> {
+    pub(crate) fn run(&mut self) -> Result {
         // Looked at once: what another thread writes from now on comes with a signal.
         let wants_to_run = !self.vcpu.run.immediate_exit();
         let result = self.run_inner(wants_to_run);
@@ -101,7 +101,7 @@ impl Running<'_> {
         }
     }
 
-    fn run_inner(&mut self, wants_to_run: bool) -> Result<usize> {
+    fn run_inner(&mut self, wants_to_run: bool) -> Result {
         if self.waits_for_sipi() {
             if !wants_to_run {
                 return Err(EINTR);
@@ -114,13 +114,13 @@ impl Running<'_> {
         if self.arch.completion == Completion::Emulator {
             // Its instruction may be one of the vector registers'.
             return self.with_guest_fpu(|r| match r.complete()? {
-                Flow::ToUser => Ok(0),
+                Flow::ToUser => Ok(()),
                 Flow::Resume if !wants_to_run => Err(EINTR),
                 Flow::Resume => r.run_guest(),
             });
         }
-        if self.arch.completion != Completion::None && self.complete()? == Flow::ToUser {
-            return Ok(0);
+        if self.complete()? == Flow::ToUser {
+            return Ok(());
         }
         if !wants_to_run {
             return Err(EINTR);
@@ -139,8 +139,14 @@ impl Running<'_> {
     }
 
     /// Finishes what the last exit to user space left open.
+    #[inline]
     fn complete(&mut self) -> Result<Flow> {
-        match core::mem::replace(&mut self.arch.completion, Completion::None) {
+        let completion = self.arch.completion;
+        if completion == Completion::None {
+            return Ok(Flow::Resume);
+        }
+        self.arch.completion = Completion::None;
+        match completion {
             Completion::None => Ok(Flow::Resume),
             Completion::PortIn { port, size, at } => {
                 if self.linear_rip() == at {
@@ -165,7 +171,7 @@ impl Running<'_> {
     }
 
     /// Runs the guest until something needs user space.
-    fn run_guest(&mut self) -> Result<usize> {
+    fn run_guest(&mut self) -> Result {
         self.arch.has_run = true;
         // An error leaves it so: what user space reads is not the exit before.
         self.vcpu.run.set_reason(UserExit::Unknown);
@@ -177,12 +183,12 @@ impl Running<'_> {
                 self.block()?
             };
             if flow == Flow::ToUser {
-                return Ok(0);
+                return Ok(());
             }
             if self.user_wants_window() && self.ready_for_user_interrupt() {
                 self.vcpu.run.set_reason(UserExit::IrqWindowOpen);
                 self.vcpu.stats.request_irq_exits.inc();
-                return Ok(0);
+                return Ok(());
             }
             if cpu::guest_entry_work_pending() {
                 cpu::handle_guest_entry_work()?;
@@ -200,12 +206,12 @@ impl Running<'_> {
         if self.arch.clock_page.is_outdated() {
             self.vcpu.requests.set_own(Request::ClockUpdate);
         }
-        if self.vcpu.requests.any() && self.handle_requests()? == Flow::ToUser {
-            return Ok(Flow::ToUser);
-        }
-        if !self.is_runnable() {
-            // An INIT was among the requests.
-            return Ok(Flow::Resume);
+        if self.vcpu.requests.any() {
+            let flow = self.handle_requests()?;
+            // It may not run if an INIT was among them.
+            if flow == Flow::ToUser || !self.is_runnable() {
+                return Ok(flow);
+            }
         }
         if self.must_emulate() {
             let flow = self.emulate_invalid_state();
@@ -214,8 +220,7 @@ impl Running<'_> {
         }
         self.prepare_step();
         let result = {
-            let hw = self.hw;
-            let mut guard = hw.begin_entry(&self.arch.xstate);
+            let mut guard = self.hw.begin_entry(self.arch.xstate.as_ref());
             if guard.displaced_host() {
                 self.vcpu.stats.host_state_reload.inc();
             }
@@ -266,7 +271,7 @@ impl Running<'_> {
 
     /// One VM entry, and the exit that follows.
     #[inline(always)]
-    fn enter_once(&mut self, guard: &mut EntryGuard<'_, '_>) -> EntryResult {
+    fn enter_once(&mut self, guard: &mut EntryGuard<'_>) -> EntryResult {
         self.trace_entry();
         self.load_preemption_timer();
         let result = guard.enter();
@@ -279,7 +284,7 @@ impl Running<'_> {
 
     /// Enters a guest whose task priority is in its memory: no exit of it is simple, because one has to look there first,
     /// which may sleep.
-    fn enter_with_vapic(&mut self, mut guard: EntryGuard<'_, '_>) -> Result<Flow> {
+    fn enter_with_vapic(&mut self, mut guard: EntryGuard<'_>) -> Result<Flow> {
         let result = self.enter_once(&mut guard);
         if let EntryResult::Exit(reason) = result {
             self.hand_to_host(&mut guard, ExitReason(reason));

@@ -2,7 +2,7 @@
 
 //! A virtual CPU's VMCS: on which CPU it is active, and how it stays with the thread that runs it.
 //!
-//! [`Loaded`] may migrate: the preempt notifier puts the state away when the thread is scheduled out and loads it
+//! [`LoadGuard`] may migrate: the preempt notifier puts the state away when the thread is scheduled out and loads it
 //! on whatever CPU the thread comes back on, so between two VMREADs the CPU may change but the VMCS doesn't.
 //!
 //! Who touches [`Inner`]: the thread that has the context loaded; the preempt notifier, on that same thread; and
@@ -29,7 +29,7 @@ use kernel::{
 use rkvm_core::addr::Hpa;
 
 use super::{
-    loaded::Loaded,
+    loaded::LoadGuard,
     ops,
     percpu,
     user_return::{
@@ -63,8 +63,8 @@ pub(super) struct Inner {
     pub(super) guest_loaded: bool,
     /// The VMCS was loaded on another CPU than before, or for the first time.
     pub(super) migrated: bool,
-    /// Where the GDT of the CPU in `cpu` is.
-    pub(super) host_gdtr_base: u64,
+    /// The GDT of the CPU in `cpu`.
+    pub(super) host_gdt: kernel::bindings::desc_ptr,
     /// What HOST_FS_BASE holds.
     pub(super) host_fs_base: u64,
     pub(super) host_cr3: u64,
@@ -86,7 +86,7 @@ struct Pinned {
 
 // SAFETY: The rules at the top of the file.
 unsafe impl Send for VmcsContext {}
-// SAFETY: As above: every method that touches `Inner` takes `&mut self` or a `Loaded`.
+// SAFETY: As above: every method that touches `Inner` takes `&mut self` or a `LoadGuard`.
 unsafe impl Sync for VmcsContext {}
 
 impl VmcsContext {
@@ -113,7 +113,7 @@ impl VmcsContext {
                     user_return_needed: UserReturnMsrs::NONE,
                     guest_loaded: false,
                     migrated: true,
-                    host_gdtr_base: 0,
+                    host_gdt: kernel::bindings::desc_ptr::default(),
                     host_fs_base: 0,
                     host_cr3: 0,
                     host_cr4: 0,
@@ -132,9 +132,9 @@ impl VmcsContext {
     }
 
     /// Makes the VMCS current on this CPU and keeps it with this thread until the value is dropped.
-    pub(crate) fn load(&mut self) -> Loaded<'_> {
+    pub(crate) fn load(&mut self) -> LoadGuard<'_> {
         let inner = self.inner.inner.get();
-        // SAFETY: `inner` is pinned and stays until `Loaded` unregisters the notifier; `&mut self` makes it ours.
+        // SAFETY: `inner` is pinned and stays until `LoadGuard` unregisters the notifier; `&mut self` makes it ours.
         unsafe {
             (*inner).notifier.ops = core::ptr::from_ref(&NOTIFIER_OPS.0).cast_mut();
             let cpu = bindings::rkvm_get_cpu();
@@ -142,7 +142,7 @@ impl VmcsContext {
             Inner::load_here(inner, cpu);
             bindings::rkvm_preempt_enable();
         }
-        Loaded {
+        LoadGuard {
             inner,
             _context: self,
             _thread: NotThreadSafe,
@@ -181,15 +181,13 @@ impl Inner {
     unsafe fn load_here(this: *mut Self, cpu: u32) {
         // SAFETY: By the rules at the top of the file; `this` is loaded by this thread.
         unsafe {
-            let here = (*this).cpu.load(Ordering::Relaxed) == cpu as i32;
-            let current = *percpu::of(cpu).current.get() == (*this).vmcs.0;
-            if !here || !current || (*this).migrated {
+            if *percpu::of(cpu).current.get() != (*this).vmcs.0 {
                 Self::load_here_slow(this, cpu);
             }
         }
     }
 
-    /// The VMCS is not current here, or host state of this CPU not in it.
+    /// The VMCS is not current here.
     ///
     /// # Safety
     ///

@@ -24,7 +24,10 @@ use super::{
 use crate::sys::{
     bindings,
     debug_registers,
-    fpu::GuestXState,
+    fpu::{
+        GuestXState,
+        HostXState, //
+    },
     msr,
     restricted::restricted, //
 };
@@ -41,10 +44,10 @@ pub(crate) enum EntryResult {
 }
 
 /// Preemption and interrupts are off, the guest's MSRs, XCR0, PKRU and FPU registers are loaded.
-pub(crate) struct EntryGuard<'a, 'b> {
-    loaded: &'b Loaded<'a>,
-    xstate: Option<GuestXState>,
-    host_pkru: u32,
+pub(crate) struct EntryGuard<'a> {
+    loaded: Loaded<'a>,
+    /// What the guest's XCR0, IA32_XSS and PKRU displaced, where they differ.
+    host_xstate: Option<HostXState>,
     /// The host's IA32_DEBUGCTL, once `commit` has read it.
     host_debugctl: Cell<u64>,
     cpu: u32,
@@ -58,7 +61,7 @@ pub(crate) struct EntryGuard<'a, 'b> {
 impl<'a> Loaded<'a> {
     /// Turns preemption and interrupts off and loads what the guest needs in registers.
     #[inline]
-    pub(crate) fn begin_entry<'b>(&'b self, xstate: &GuestXState) -> EntryGuard<'a, 'b> {
+    pub(crate) fn begin_entry(self, xstate: Option<&GuestXState>) -> EntryGuard<'a> {
         // SAFETY: Paired with the drop of the guard; the context is loaded by this thread.
         let (cpu, displaced, flags) = unsafe {
             let cpu = bindings::rkvm_get_cpu();
@@ -70,16 +73,9 @@ impl<'a> Loaded<'a> {
             }
             (cpu, displaced, flags)
         };
-        let xstate = xstate.if_different();
-        let host_pkru = match &xstate {
-            // SAFETY: Loaded by this thread.
-            Some(xstate) => xstate.load_guest(unsafe { (*self.inner).pkru }),
-            None => 0,
-        };
         EntryGuard {
             loaded: self,
-            xstate,
-            host_pkru,
+            host_xstate: xstate.map(|xstate| xstate.load(self.pkru())),
             host_debugctl: Cell::new(0),
             cpu,
             displaced,
@@ -91,7 +87,7 @@ impl<'a> Loaded<'a> {
     }
 }
 
-impl EntryGuard<'_, '_> {
+impl EntryGuard<'_> {
     /// The CPU, which stays the same as long as the guard.
     #[inline]
     pub(crate) fn cpu(&self) -> u32 {
@@ -196,7 +192,7 @@ impl EntryGuard<'_, '_> {
     }
 }
 
-impl Drop for EntryGuard<'_, '_> {
+impl Drop for EntryGuard<'_> {
     #[inline]
     fn drop(&mut self) {
         // Before any handler of the host can change it.
@@ -204,10 +200,10 @@ impl Drop for EntryGuard<'_, '_> {
         if debugctl != 0 {
             msr::write(MSR_IA32_DEBUGCTL, debugctl);
         }
-        if let Some(xstate) = &self.xstate {
+        if let Some(host) = &self.host_xstate {
             // SAFETY: Loaded by this thread; nobody else refers to the field.
             let guest_pkru = unsafe { &mut *addr_of_mut!((*self.loaded.inner).pkru) };
-            xstate.load_host(self.host_pkru, guest_pkru);
+            host.restore(guest_pkru);
         }
         // SAFETY: Paired with `begin_entry`; the vector comes from the exit that acknowledged it.
         unsafe {

@@ -49,12 +49,12 @@ impl Inner {
             unsafe { ops::vmwrite(u64::from(field), value) }
         };
         write(HOST_TR_BASE::ENCODING, host.tr_base);
-        write(HOST_GDTR_BASE::ENCODING, host.gdtr_base);
+        write(HOST_GDTR_BASE::ENCODING, host.gdt.address as u64);
         write(HOST_GS_BASE::ENCODING, host.gs_base);
         write(HOST_IA32_SYSENTER_ESP::ENCODING, host.sysenter_esp);
         // SAFETY: Loaded by this thread.
         unsafe {
-            (*this).host_gdtr_base = host.gdtr_base;
+            (*this).host_gdt = host.gdt;
             (*this).host_cr3 = 0;
             (*this).host_cr4 = 0;
         }
@@ -130,7 +130,7 @@ impl Inner {
             (*this).guest_kernel_gs_base = msr::read(MSR_KERNEL_GS_BASE);
             bindings::rkvm_restore_user_segments(
                 ptr::addr_of!((*this).segments),
-                (*this).host_gdtr_base,
+                ptr::addr_of!((*this).host_gdt),
             );
         }
     }

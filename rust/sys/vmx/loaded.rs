@@ -2,7 +2,10 @@
 
 //! A vCPU that this thread may read and write: its VMCS, and the registers that VM entry and exit don't switch.
 
-use core::ptr::addr_of_mut;
+use core::{
+    marker::PhantomData,
+    ptr::addr_of_mut, //
+};
 
 use kernel::types::NotThreadSafe;
 use rkvm_core::vmx::{
@@ -29,14 +32,26 @@ use crate::sys::{
     msr, //
 };
 
-/// A vCPU whose VMCS is current with this thread: the right to VMREAD and VMWRITE.
-pub(crate) struct Loaded<'a> {
+/// Keeps a VMCS current with this thread until it is dropped.
+pub(crate) struct LoadGuard<'a> {
     pub(super) inner: *mut Inner,
     pub(super) _context: &'a mut VmcsContext,
     pub(super) _thread: NotThreadSafe,
 }
 
-impl Drop for Loaded<'_> {
+impl LoadGuard<'_> {
+    /// What can be done with it.
+    #[inline]
+    pub(crate) fn loaded(&self) -> Loaded<'_> {
+        Loaded {
+            inner: self.inner,
+            _guard: PhantomData,
+            _thread: NotThreadSafe,
+        }
+    }
+}
+
+impl Drop for LoadGuard<'_> {
     fn drop(&mut self) {
         // SAFETY: Registered by `load` on this thread.
         unsafe {
@@ -46,6 +61,14 @@ impl Drop for Loaded<'_> {
             bindings::rkvm_preempt_enable();
         }
     }
+}
+
+/// A vCPU whose VMCS is current with this thread: the right to VMREAD and VMWRITE.
+#[derive(Clone, Copy)]
+pub(crate) struct Loaded<'a> {
+    pub(super) inner: *mut Inner,
+    _guard: PhantomData<&'a ()>,
+    _thread: NotThreadSafe,
 }
 
 impl Vmcs for Loaded<'_> {
@@ -100,6 +123,7 @@ impl Loaded<'_> {
     }
 
     /// The guest's PKRU.
+    #[inline]
     pub(crate) fn pkru(&self) -> u32 {
         // SAFETY: Loaded by this thread.
         unsafe { (*self.inner).pkru }
@@ -195,6 +219,12 @@ impl Loaded<'_> {
     #[inline]
     pub(super) fn take_migrated(&self) -> bool {
         // SAFETY: Loaded by this thread, preemption is off in the callers.
-        unsafe { core::mem::replace(&mut (*self.inner).migrated, false) }
+        unsafe {
+            let migrated = (*self.inner).migrated;
+            if migrated {
+                (*self.inner).migrated = false;
+            }
+            migrated
+        }
     }
 }

@@ -48,11 +48,7 @@ const MCE_DURING_VMENTRY: u32 = 1 << 31 | 41;
 impl Running<'_> {
     /// Handles the exit if it is one of the simple ones, and hands the host what is its own.
     #[inline]
-    pub(crate) fn handle_fast(
-        &mut self,
-        guard: &mut EntryGuard<'_, '_>,
-        reason: ExitReason,
-    ) -> Fast {
+    pub(crate) fn handle_fast(&mut self, guard: &mut EntryGuard<'_>, reason: ExitReason) -> Fast {
         match reason.0 {
             CPUID => self.fast_cpuid(),
             MSR_WRITE => self.fast_wrmsr(),
@@ -75,7 +71,7 @@ impl Running<'_> {
 
     /// Hands the host what is its own of an exit, if that is why the guest was interrupted.
     #[inline]
-    pub(crate) fn hand_to_host(&self, guard: &mut EntryGuard<'_, '_>, reason: ExitReason) {
+    pub(crate) fn hand_to_host(&self, guard: &mut EntryGuard<'_>, reason: ExitReason) {
         match reason.0 {
             EXTERNAL_INTERRUPT => {
                 let info = EventInfo(guard.interruption_info());

@@ -111,15 +111,15 @@ impl Running<'_> {
             .emulator
             .as_mut()?
             .decode_ahead(mode, code, have)?;
-        let what = insn.as_move(|n| gpr(hw, n))?;
-        let base = |s| segment::base(hw, s);
-        insn.is_at(gpa, what.width(), mode, rip, |n| gpr(hw, n), base)
+        let what = insn.as_move(|n| gpr(&hw, n))?;
+        let base = |s| segment::base(&hw, s);
+        insn.is_at(gpa, what.width(), mode, rip, |n| gpr(&hw, n), base)
             .then_some((insn.length, what))
     }
 
     fn finish_load(&mut self, load: Load, length: u8, value: u64) {
-        let old = gpr(self.hw, load.register);
-        set_gpr(self.hw, load.register, load.merge(old, value));
+        let old = gpr(&self.hw, load.register);
+        set_gpr(&self.hw, load.register, load.merge(old, value));
         self.decoded_instruction_retires(length);
     }
 }

@@ -60,13 +60,13 @@ impl Running<'_> {
     /// A general-purpose register, RSP included.
     #[inline]
     pub(crate) fn gpr(&self, r: Gpr) -> u64 {
-        gpr(self.hw, r as u8)
+        gpr(&self.hw, r as u8)
     }
 
     /// Sets a general-purpose register, RSP included.
     #[inline]
     pub(crate) fn set_gpr(&mut self, r: Gpr, value: u64) {
-        set_gpr(self.hw, r as u8, value);
+        set_gpr(&self.hw, r as u8, value);
     }
 
     /// A register operand: 64 bits in 64-bit code, else 32.
@@ -172,19 +172,16 @@ impl Running<'_> {
 
     /// XCR0 and XSS for the next entry: the guest's once it uses XSAVE.
     pub(crate) fn update_xstate(&mut self) {
-        let x = &mut self.arch.xstate;
+        let mut x = host().xstate;
         let uses = self.arch.cr4 & cr4::OSXSAVE != 0;
-        x.xcr0 = if uses {
-            self.arch.xcr0
-        } else {
-            host().xstate.xcr0
-        };
-        x.xss = if uses && host().vmcs.features.xsaves {
-            self.arch.msrs.xss
-        } else {
-            host().xstate.xss
-        };
+        if uses {
+            x.xcr0 = self.arch.xcr0;
+        }
+        if uses && host().vmcs.features.xsaves {
+            x.xss = self.arch.msrs.xss;
+        }
         x.switch_pkru = host().implemented.pku
             && (self.arch.cr4 & cr4::PKE != 0 || (uses && self.arch.xcr0 & PKRU != 0));
+        self.arch.xstate = x.if_different();
     }
 }

@@ -118,11 +118,8 @@ impl IoAccess {
     pub const fn decode(q: u64) -> Self {
         Self {
             port: (q >> 16) as u16,
-            size: match q & 7 {
-                0 => 1,
-                1 => 2,
-                _ => 4,
-            },
+            // The field is one less; of its values 0, 1 and 3 are defined.
+            size: (q as u8 & 3).wrapping_add(1),
             input: q & (1 << 3) != 0,
             string: q & (1 << 4) != 0,
             rep: q & (1 << 5) != 0,

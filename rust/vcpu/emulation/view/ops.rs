@@ -175,7 +175,7 @@ impl VcpuOps for View<'_, '_> {
     }
 
     fn segment_base(&mut self, which: SegReg) -> u64 {
-        segment::base(self.r.hw, which)
+        segment::base(&self.r.hw, which)
     }
 
     fn set_segment(&mut self, which: SegReg, value: &Segment) {
