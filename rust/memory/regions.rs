@@ -73,11 +73,10 @@ impl Mmu {
                 let log = self.log_for(&new, None)?;
                 self.publish(&mut writer, &change, log.as_ref())
             }
-            Change::Delete(old) => self.delete(&mut writer, &old),
+            Change::Delete(old) => self.publish_without(&mut writer, &old, &change, None),
             Change::Move { old, new } => {
                 let log = self.log_for(&new, slots.log(&old))?;
-                self.delete(&mut writer, &old)?;
-                self.publish(&mut writer, &Change::Create(new), log.as_ref())
+                self.publish_without(&mut writer, &old, &change, log.as_ref())
             }
             Change::FlagsOnly { old, new } => {
                 let log = self.log_for(&new, slots.log(&old))?;
@@ -116,11 +115,21 @@ impl Mmu {
         self.publish(&mut writer, &change, None)
     }
 
-    fn delete(&self, writer: &mut Option<KBox<Slots>>, old: &Region) -> Result {
-        self.publish(writer, &Change::Delete(*old), None)?;
-        // Faults that found the slot have ended with the publication.
-        self.zap(old.base_gfn, old.end_gfn());
-        Ok(())
+    /// As [`Self::publish`], for a change that takes the frames of `old` away: their mappings go first, while the host's
+    /// changes still find the slot, and none comes back before nobody knows it any more.
+    fn publish_without(
+        &self,
+        writer: &mut Option<KBox<Slots>>,
+        old: &Region,
+        change: &Change,
+        log: Option<&Arc<DirtyLog>>,
+    ) -> Result {
+        let (first, end) = (old.base_gfn, old.end_gfn());
+        self.lock.write().invalidations.slot_leaves(first, end);
+        self.zap(first, end);
+        let result = self.publish(writer, change, log);
+        self.lock.write().invalidations.slot_left();
+        result
     }
 
     /// Makes `change` visible and waits until nobody sees the state before. On an error nothing has changed.

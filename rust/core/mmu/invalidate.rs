@@ -23,6 +23,8 @@ pub struct Invalidations {
     in_progress: u32,
     /// Half-open range that covers all invalidations in progress.
     range: Option<(Gfn, Gfn)>,
+    /// Half-open range of a slot that goes.
+    leaving: Option<(Gfn, Gfn)>,
 }
 
 impl Invalidations {
@@ -32,6 +34,7 @@ impl Invalidations {
             sequence: 0,
             in_progress: 0,
             range: None,
+            leaving: None,
         }
     }
 
@@ -68,6 +71,18 @@ impl Invalidations {
         }
     }
 
+    /// The slot with these frames (half-open) goes. From when it is no longer visible an invalidation does not find it, while
+    /// faults that found it before still run: nothing is mapped in it until [`slot_left`](Self::slot_left), and the caller
+    /// zaps it **before** it disappears. One slot at a time. Lock: write.
+    pub fn slot_leaves(&mut self, start: Gfn, end: Gfn) {
+        self.leaving = Some((start, end));
+    }
+
+    /// No fault knows the slot any more, or it stays after all. Lock: write.
+    pub fn slot_left(&mut self) {
+        self.leaving = None;
+    }
+
     /// `invalidate_range_end`. Says whether the count was balanced; if not, the VM is to be marked dead. Lock: write.
     #[must_use]
     pub fn end(&mut self) -> bool {
@@ -81,14 +96,12 @@ impl Invalidations {
         }
     }
 
-    /// Whether one that is going on meets the `pages` frames from `gfn` on: what the host has there is not to be relied upon.
-    /// While the lock is held, nothing else begins. Lock: either side.
+    /// Whether one that is going on, or a slot that goes, meets the `pages` frames from `gfn` on: what the host has there is
+    /// not to be relied upon. While the lock is held, nothing else begins. Lock: either side.
     #[inline]
     pub fn blocks(&self, gfn: Gfn, pages: u64) -> bool {
-        self.in_progress != 0
-            && self
-                .range
-                .is_some_and(|(s, e)| gfn < e && gfn.0.saturating_add(pages) > s.0)
+        let meets = |(s, e): (Gfn, Gfn)| gfn < e && gfn.0.saturating_add(pages) > s.0;
+        (self.in_progress != 0 && self.range.is_some_and(meets)) || self.leaving.is_some_and(meets)
     }
 
     /// Whether a fault on the `pages` frames from `gfn` on, whose host page was looked up after `sample`, has to start

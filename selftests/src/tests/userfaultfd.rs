@@ -5,6 +5,7 @@
 //! Each run of a vCPU has a thread of its own. This one is told of its faults, and ends them. What a page is brought with
 //! is not in memory before, so a guest that has it has waited for it.
 
+mod leaving;
 mod missing;
 mod present;
 
@@ -37,7 +38,8 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         other => other?,
     };
     missing::run(t, dev)?;
-    present::run(t, dev)
+    present::run(t, dev)?;
+    leaving::run(t, dev)
 }
 
 /// A vCPU on its way to its next exit.

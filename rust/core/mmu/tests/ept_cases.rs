@@ -525,6 +525,22 @@ fn a_slot_that_appears_waits_for_invalidations_in_progress() {
 }
 
 #[test]
+fn nothing_is_mapped_in_a_slot_that_goes() {
+    let mut i = Invalidations::new();
+    let before = i.sample();
+    i.slot_leaves(Gfn(4), Gfn(8));
+    assert!(i.blocks(Gfn(0), 5) && i.blocks(Gfn(7), 1));
+    assert!(!i.blocks(Gfn(0), 4) && !i.blocks(Gfn(8), 1));
+    assert!(i.must_retry(before, Gfn(5), 1));
+    i.begin([(Gfn(20), Gfn(21))].into_iter());
+    assert!(!i.blocks(Gfn(8), 12), "one range does not widen the other");
+    assert!(i.end());
+    assert!(i.blocks(Gfn(5), 1), "nor end it");
+    i.slot_left();
+    assert!(!i.blocks(Gfn(5), 1));
+}
+
+#[test]
 fn an_entry_to_nowhere_is_left_alone() {
     let sim = Sim::new();
     let ept = Ept::new(&sim, sim.alloc(), &AD);
