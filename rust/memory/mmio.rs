@@ -63,7 +63,7 @@ impl MmioFrames {
 pub(crate) enum Misconfigured {
     /// MMIO, by an entry that is up to date.
     Mmio,
-    /// The entry is old, or gone: to be treated as a violation.
+    /// The entry is old, or gone, or another vCPU has put a page in its place: to be treated as a violation.
     Refault,
     /// No entry of ours can be so.
     Bug,
@@ -125,9 +125,7 @@ impl Mmu {
         };
         match self.mmio.decode(found.entry) {
             Some(m) if m.is_current(generation) => Misconfigured::Mmio,
-            Some(_) => Misconfigured::Refault,
-            None if found.entry.is_present() => Misconfigured::Bug,
-            None => Misconfigured::Refault,
+            _ => Misconfigured::Refault,
         }
     }
 }

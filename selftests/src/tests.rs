@@ -36,6 +36,7 @@ mod lapic_timer;
 mod lifecycle;
 mod limits;
 mod memory_errors;
+mod memslot_raced;
 mod memslot_readonly;
 mod memslot_running;
 mod memslots;
@@ -103,7 +104,7 @@ impl Test {
             // C KVM keeps to the old time.
             "tsc_halted" => "on=rkvm ",
             "tsc" | "kvmclock" => "clock=tsc append=tsc=reliable ",
-            "kvmclock_cpus" => "cpus=2 ",
+            "kvmclock_cpus" | "memslot_raced" => "cpus=2 ",
             // Only the debug kernel lets allocations fail.
             "faults" => "on=rkvm timeout=120 when=debug ",
             _ => "",
@@ -151,6 +152,7 @@ tests! {
     signal_mask: "KVM_SET_SIGNAL_MASK: signals of any action, masked ones, bad masks",
     memslots: "what a slot may be, moving, deleting, 256 of them",
     memslot_readonly: "read-only slots",
+    memslot_raced: "a slot that appears where two vCPUs write",
     memslot_running: "slots changed under a running guest",
     dirty_log: "KVM_GET_DIRTY_LOG",
     dirty_log_clear: "KVM_CLEAR_DIRTY_LOG",
