@@ -69,6 +69,7 @@ mod state_vm;
 mod stats;
 mod steal_time;
 mod syscall_msrs;
+mod tables_in_rom;
 mod task_priority;
 mod tpr_access;
 mod tsc;
@@ -101,6 +102,8 @@ impl Test {
             // C KVM does not end it.
             "delivery" => "on=rkvm ",
             "huge_pages" => "mem=3072 append=hugepagesz=1G,hugepages=1,hugepagesz=2M,hugepages=4 ",
+            // C KVM takes the table for the operand.
+            "tables_in_rom" => "on=rkvm ",
             // C KVM keeps to the old time.
             "tsc_halted" => "on=rkvm ",
             "tsc" | "kvmclock" => "clock=tsc append=tsc=reliable ",
@@ -152,6 +155,7 @@ tests! {
     signal_mask: "KVM_SET_SIGNAL_MASK: signals of any action, masked ones, bad masks",
     memslots: "what a slot may be, moving, deleting, 256 of them",
     memslot_readonly: "read-only slots",
+    tables_in_rom: "page tables in a read-only slot",
     memslot_raced: "a slot that appears where two vCPUs write",
     memslot_running: "slots changed under a running guest",
     dirty_log: "KVM_GET_DIRTY_LOG",

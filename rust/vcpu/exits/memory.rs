@@ -49,7 +49,13 @@ impl Running<'_> {
             address: gpa.0,
             error_code: qualification.0,
         });
-        self.memory_fault(reason, gpa, Access::from_bits(qualification.0))
+        // The walk of the guest's tables makes accesses, too, which are not those of the instruction.
+        let operand = if qualification.translated() {
+            Operand::At(gpa)
+        } else {
+            Operand::Unknown
+        };
+        self.memory_fault(reason, gpa, Access::from_bits(qualification.0), operand)
     }
 
     /// An IRET that unblocked NMIs has exited before it was done: NMIs are still blocked.
@@ -62,14 +68,20 @@ impl Running<'_> {
     }
 
     /// Maps the frame, or emulates the instruction that accesses it.
-    fn memory_fault(&mut self, reason: ExitReason, gpa: Gpa, need: Access) -> Result<Flow> {
+    fn memory_fault(
+        &mut self,
+        reason: ExitReason,
+        gpa: Gpa,
+        need: Access,
+        operand: Operand,
+    ) -> Result<Flow> {
         let stats = &self.vcpu.stats;
         stats.pf_taken.inc();
         match self.vm.memory.fault(&mut self.arch.mmu, stats, gpa, need)? {
             Fault::Resume => Ok(Flow::Resume),
             Fault::Emulate => {
                 stats.pf_emulate.inc();
-                self.emulate_access(reason, gpa, Operand::At(gpa))
+                self.emulate_access(reason, gpa, operand)
             }
         }
     }
@@ -116,7 +128,7 @@ impl Running<'_> {
                 self.vcpu.stats.pf_emulate.inc();
                 self.emulate_access(reason, gpa, Operand::Device(gpa))
             }
-            Misconfigured::Refault => self.memory_fault(reason, gpa, Access::R),
+            Misconfigured::Refault => self.memory_fault(reason, gpa, Access::R, Operand::At(gpa)),
             Misconfigured::Bug => {
                 kernel::pr_err_once!("the EPT entry for {:#x} is misconfigured\n", gpa.0);
                 Err(EIO)
