@@ -125,6 +125,7 @@ extern bool rkvm_param_ignore_msrs;
 extern bool rkvm_param_report_ignored_msrs;
 extern int rkvm_param_force_emulation_prefix;
 extern uint rkvm_param_halt_poll_ns;
+bool rkvm_nx_huge_pages(void);
 
 /* CPU hot-plug, suspend, cross calls. */
 void rkvm_on_each_cpu(void (*fn)(void *arg), void *arg);

@@ -64,6 +64,8 @@ pub(crate) struct Host {
     pub(crate) arch_capabilities: u64,
     /// The L1 data cache has to be flushed before each entry.
     pub(crate) flush_l1d: bool,
+    /// Guests must not execute large pages (iTLB multihit).
+    pub(crate) small_code: bool,
     /// This host is a guest itself: what the SDM leaves undefined need not be as processors have it.
     pub(crate) virtual_cpu: bool,
 }
@@ -111,6 +113,7 @@ impl Registration {
             .unwrap_or(0),
             tsc_khz: msr::tsc_khz(),
             flush_l1d: cpu::needs_l1d_flush(),
+            small_code: params::nx_huge_pages(),
             virtual_cpu: msr::cpuid(1, 0)[2] & CPUID_1_ECX_HYPERVISOR != 0,
         };
         Ok(Self {

@@ -285,6 +285,7 @@ fn format() -> Format {
         },
         ad: f.ept_ad,
         execute_only: f.ept_execute_only,
+        small_code: host().small_code,
     }
 }
 

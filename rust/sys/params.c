@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Module parameters, with the names and meanings that users know from kvm and kvm_intel. */
+#include <linux/cpu.h>
+#include <linux/kstrtox.h>
 #include <linux/module.h>
+#include <linux/string.h>
+#include <linux/sysfs.h>
+#include <asm/cpufeature.h>
 #include <rkvm_helpers.h>
 
 bool rkvm_param_ept = true;
@@ -26,6 +31,46 @@ MODULE_PARM_DESC(vpid, "Tag the TLB by virtual processor");
 bool rkvm_param_pml = true;
 module_param_named(pml, rkvm_param_pml, bool, 0444);
 MODULE_PARM_DESC(pml, "Let the processor log which pages a guest writes");
+
+/* Off, on, or -1: as the processor needs it. */
+static int nx_huge_pages = -1;
+
+static int set_nx_huge_pages(const char *value, const struct kernel_param *param)
+{
+	bool on;
+	int error = 0;
+
+	if (sysfs_streq(value, "auto")) {
+		nx_huge_pages = -1;
+	} else if (sysfs_streq(value, "force")) {
+		nx_huge_pages = true;
+	} else {
+		error = kstrtobool(value, &on);
+		if (!error)
+			nx_huge_pages = on;
+	}
+	return error;
+}
+
+static int get_nx_huge_pages(char *to, const struct kernel_param *param)
+{
+	return sysfs_emit(to, "%c\n", nx_huge_pages ? 'Y' : 'N');
+}
+
+static const struct kernel_param_ops nx_huge_pages_ops = {
+	.set = set_nx_huge_pages,
+	.get = get_nx_huge_pages,
+};
+module_param_cb(nx_huge_pages, &nx_huge_pages_ops, NULL, 0444);
+MODULE_PARM_DESC(nx_huge_pages, "Let guests execute small pages only (auto, force, off): iTLB multihit");
+
+/* Decided once, at load. */
+bool rkvm_nx_huge_pages(void)
+{
+	if (nx_huge_pages < 0)
+		nx_huge_pages = boot_cpu_has_bug(X86_BUG_ITLB_MULTIHIT) && !cpu_mitigations_off();
+	return nx_huge_pages;
+}
 
 bool rkvm_param_flexpriority = true;
 module_param_named(flexpriority, rkvm_param_flexpriority, bool, 0444);

@@ -17,6 +17,12 @@ macro_rules! params {
     };
 }
 
+/// `nx_huge_pages`: guests do not execute large pages; if it was not set, where the processor needs that.
+pub(crate) fn nx_huge_pages() -> bool {
+    // SAFETY: No requirements. Called at load only.
+    unsafe { bindings::rkvm_nx_huge_pages() }
+}
+
 params! {
     /// `ept`: use extended page tables.
     ept: bool = rkvm_param_ept;

@@ -92,6 +92,9 @@ pub struct Format {
     pub ad: bool,
     /// Execute-only translations are supported (IA32_VMX_EPT_VPID_CAP).
     pub execute_only: bool,
+    /// Code is fetched from pages of 4 KiB only: a processor with the iTLB multihit bug stops with a machine check when a
+    /// guest changes the size of a page that it executes.
+    pub small_code: bool,
 }
 
 /// What a leaf shall say.
@@ -163,9 +166,12 @@ impl Entry {
     }
 
     /// A leaf at `level`. What the processor would call a misconfiguration (W or X without R) loses W, and X too if
-    /// execute-only is not supported.
+    /// execute-only is not supported. A large page that may not hold code ([`Format::small_code`]) loses X.
     pub const fn leaf(leaf: &Leaf, level: Level, format: &Format) -> Self {
         let mut rights = leaf.access.bits();
+        if format.small_code && !matches!(level, Level::Page4K) {
+            rights &= !Self::EXECUTE;
+        }
         if !leaf.host_writable || rights & Self::READ == 0 {
             rights &= !Self::WRITE;
         }

@@ -79,7 +79,11 @@ impl<M: TableMemory> Ept<'_, M> {
     /// Maps a page. Lock: read, with the notifier's sequence checked after it was taken.
     pub fn map(&self, request: &MapRequest, source: &mut impl TableSource<M::Table>) -> MapOutcome {
         let format = self.format();
-        let top = request.level.min(format.max_leaf).min(Level::Page1G);
+        let top = if format.small_code && request.fault.contains(Access::X) {
+            Level::Page4K
+        } else {
+            request.level.min(format.max_leaf).min(Level::Page1G)
+        };
         let mut leaf = Leaf {
             pfn: request.pfn,
             access: request.access,

@@ -12,6 +12,7 @@ use crate::vcpu::{Exit, Vcpu};
 use crate::vm::Vm;
 use crate::{Outcome, MIB, PAGE};
 use kvm_bindings::KVM_MEM_LOG_DIRTY_PAGES;
+use std::fs;
 use std::ops::Range;
 
 const SLOT: u32 = 1;
@@ -21,8 +22,11 @@ const TOUCHED: u64 = 16;
 const ROUND_DONE: u16 = 0x40;
 
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
-    sized(t, dev, "2 MiB", 21, "pages_2m")?;
-    sized(t, dev, "1 GiB", 30, "pages_1g")
+    for (size, shift, counter) in [("2 MiB", 21, "pages_2m"), ("1 GiB", 30, "pages_1g")] {
+        sized(t, dev, size, shift, counter)?;
+        executed(t, dev, size, shift, counter)?;
+    }
+    Ok(())
 }
 
 /// A guest that adds 1 to the first word of each page it touches, then tells that it did.
@@ -118,6 +122,57 @@ fn sized(t: &mut Tap, dev: &Device, size: &str, shift: i32, counter: &str) -> Ou
         format!("{size}: values began anew"),
         values(&window),
         vec![1; TOUCHED as usize],
+    );
+    Ok(())
+}
+
+/// Whether the module lets guests execute small pages only (iTLB multihit), on its own account or because it was told to.
+fn small_code(dev: &Device) -> Outcome<bool> {
+    let module = dev.path().trim_start_matches("/dev/");
+    let parameter = format!("/sys/module/{module}/parameters/nx_huge_pages");
+    Ok(fs::read_to_string(parameter)?.starts_with('Y'))
+}
+
+/// Code in a huge page is executed.
+fn executed(t: &mut Tap, dev: &Device, size: &str, shift: i32, counter: &str) -> Outcome {
+    let vm = Vm::new(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let len = 1usize << shift;
+    let window = Ram::huge(WINDOW, len, shift)?;
+    vm.set_slot(SLOT, 0, WINDOW, len as u64, window.hva())?;
+    let count = || -> Outcome<u64> { Ok(super::stats::of(vm.raw())?[counter]) };
+    window.write(
+        WINDOW,
+        &assemble(64, WINDOW, |a| {
+            a.inc(eax)?;
+            a.ret()
+        }),
+    );
+    let code = asm64(|a| {
+        a.xor(eax, eax)?;
+        a.mov(rbx, WINDOW)?;
+        a.mov(byte_ptr(rbx + PAGE as i32), 1)?;
+        a.out(i32::from(ROUND_DONE), al)?;
+        a.call(rbx)?;
+        a.call(rbx)?;
+        a.out(i32::from(ROUND_DONE), al)
+    });
+    let mut vcpu = vm.vcpu(0)?;
+    setup::start(&vcpu, &ram, Mode::Long, &code)?;
+    let exit = vcpu.run()?;
+    t.eq(format!("{size}: a write"), exit, Exit::out8(ROUND_DONE, 0));
+    t.eq(format!("{size}: one entry maps it"), count()?, 1);
+    let exit = vcpu.run()?;
+    t.eq(
+        format!("{size}: two calls"),
+        exit,
+        Exit::out8(ROUND_DONE, 2),
+    );
+    let left = u64::from(!small_code(dev)?);
+    t.eq(
+        format!("{size}: entries of that size for code"),
+        count()?,
+        left,
     );
     Ok(())
 }

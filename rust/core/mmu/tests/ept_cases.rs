@@ -21,6 +21,11 @@ pub const AD: Format = Format {
     max_leaf: Level::Page1G,
     ad: true,
     execute_only: true,
+    small_code: false,
+};
+pub const SMALL_CODE: Format = Format {
+    small_code: true,
+    ..AD
 };
 pub const NO_AD: Format = Format { ad: false, ..AD };
 
@@ -442,6 +447,30 @@ fn frames_mapped_along_are_not_accessed_and_replace_nothing() {
     assert_eq!(ept.map_ahead(&behind, pages().skip(5)), 6);
     assert_eq!((at(511).pfn(), at(512)), (Pfn(5011), Entry::EMPTY));
     assert_eq!(sim.leaves[1].get(), 11);
+}
+
+#[test]
+fn code_is_in_small_pages_where_it_has_to_be() {
+    let sim = Sim::new();
+    let ept = Ept::new(&sim, sim.alloc(), &SMALL_CODE);
+    let mut cache = Cache::new(&sim);
+    let mut map = |gfn, need| {
+        cache.top_up();
+        let r = request(gfn, 0x1000 + gfn, Level::Page2M, need);
+        match ept.map(&r, &mut cache) {
+            MapOutcome::Installed { level, entry } => (level, entry.access()),
+            other => panic!("{other:?}"),
+        }
+    };
+    let data = Access::R.union(Access::W);
+    assert_eq!(map(0x200, Access::W), (Level::Page2M, data));
+    assert_eq!(map(0x203, Access::X), (Level::Page4K, Access::RWX));
+    let found = |gfn| ept.lookup(Gfn(gfn)).unwrap();
+    assert_eq!(found(0x202).level, Level::Page4K);
+    assert_eq!(found(0x202).entry.access(), data);
+    assert_eq!(found(0x202).entry.pfn(), Pfn(0x1202));
+    assert_eq!(map(0x202, Access::X), (Level::Page4K, Access::RWX));
+    assert_eq!(map(0x401, Access::X), (Level::Page4K, Access::RWX));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! The model knows the slots, which host frame is behind each page and whether it may be written, and keeps what a
 //! processor may have in its TLB. After each step nothing in the tables or in the TLB may go beyond that.
 
-use super::ept_cases::{AD, NO_AD};
+use super::ept_cases::{AD, NO_AD, SMALL_CODE};
 use super::ept_world::*;
 use super::sim::*;
 use crate::addr::*;
@@ -287,6 +287,11 @@ proptest! {
     #[test]
     fn nor_without_accessed_flags(steps in proptest::collection::vec(step(), 1..400)) {
         run(&NO_AD, false, &steps);
+    }
+
+    #[test]
+    fn nor_where_code_is_in_small_pages_only(steps in proptest::collection::vec(step(), 1..400)) {
+        run(&SMALL_CODE, false, &steps);
     }
 
     #[test]

@@ -366,6 +366,8 @@ impl World {
             Budget::UNLIMITED,
             |gfn, level, e| {
                 count[level.number() as usize] += 1;
+                let code_in_large = level > Level::Page4K && e.permits(Access::X);
+                assert!(!(self.format.small_code && code_in_large), "large code");
                 // Each page of a small leaf; of a large one the ends and the frames that the steps use.
                 let inside = FRAMES.iter().map(|f| f.wrapping_sub(gfn.0));
                 let last = level.pages() - 1;
