@@ -22,6 +22,7 @@
 #include <asm/fsgsbase.h>
 #include <asm/mmu_context.h>
 #include <asm/msr.h>
+#include <asm/nospec-branch.h>
 #include <asm/processor.h>
 #include <asm/special_insns.h>
 #include <asm/tsc.h>
@@ -104,10 +105,15 @@ u64 rkvm_guest_entry_begin(void)
 	return native_rdmsrq(MSR_IA32_DEBUGCTLMSR);
 }
 
-/* The way back: interrupts and preemption on. */
+/*
+ * The way back: interrupts and preemption on. What the guest taught the branch predictors of this CPU must not steer the
+ * VMM (VMSCAPE): where that can be, the kernel is asked for a barrier before this CPU goes to user space.
+ */
 void rkvm_guest_entry_end(void)
 {
 	guest_timing_exit_irqoff();
+	if (cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
+		this_cpu_write(x86_ibpb_exit_to_user, true);
 	local_irq_enable();
 	preempt_enable();
 }
