@@ -24,9 +24,11 @@
 #include <asm/cpu.h>
 #include <asm/cpu_entry_area.h>
 #include <asm/debugreg.h>
+#include <asm/e820/api.h>
 #include <asm/entry-common.h>
 #include <asm/fpu/api.h>
 #include <asm/kvm_para.h>
+#include <asm/memtype.h>
 #include <asm/msr-index.h>
 #include <asm/pvclock-abi.h>
 #include <asm/virt.h>

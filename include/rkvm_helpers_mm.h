@@ -39,6 +39,13 @@ void rkvm_mmap_read_lock(struct mm_struct *mm);
 void rkvm_mmap_read_unlock(struct mm_struct *mm);
 struct vm_area_struct *rkvm_vma_lookup(struct mm_struct *mm, unsigned long address);
 bool rkvm_vma_is_pfnmap(struct vm_area_struct *vma);
+/* What struct page tells of a frame: it is memory, or the tables of memory types know, or those of the firmware. */
+enum {
+	RKVM_FRAME_MEMORY,
+	RKVM_FRAME_RESERVED,
+	RKVM_FRAME_WITHOUT_PAGE,
+};
+u32 rkvm_frame_kind(u64 pfn);
 /* The end of user space. */
 unsigned long rkvm_user_end(void);
 /* Shared anonymous memory in the current address space: its address, or -errno. */

@@ -279,10 +279,10 @@ impl Mmu {
             } else {
                 Level::Page4K
             },
-            memory_type: if held.is_counted() {
-                MemoryType::WriteBack
-            } else {
+            memory_type: if held.is_device() {
                 MemoryType::Uncacheable
+            } else {
+                MemoryType::WriteBack
             },
         };
         let Some(request) = self.map_request(&lock, r, &page) else {
@@ -313,7 +313,8 @@ impl Mmu {
             host_writable: page.writable && r.region.is_writable(),
             fault: r.need,
             memory_type: page.memory_type,
-            ignore_pat: true,
+            // A guest may have a device combine writes, and caches memory whatever it says.
+            ignore_pat: page.memory_type == MemoryType::WriteBack,
         })
     }
 

@@ -8,9 +8,10 @@
 //! [`HostPage::release`]. In either case the page is held no longer than that: from then on the mmu_notifier says when the
 //! mapping must go. C KVM's counterpart is `hva_to_pfn()`.
 
-use super::addr::{Hva, Pfn};
+use super::addr::{Hva, Pfn, PAGE_SIZE};
 use super::bindings;
 use super::page::page_frame;
+use super::restricted::restricted;
 use core::ptr::NonNull;
 use kernel::bindings as kb;
 use kernel::ffi;
@@ -144,6 +145,7 @@ pub(crate) struct HostPage {
     pfn: Pfn,
     writable: bool,
     page: Option<NonNull<kb::page>>,
+    device: bool,
 }
 
 impl HostPage {
@@ -159,10 +161,10 @@ impl HostPage {
         self.writable
     }
 
-    /// Whether this is ordinary, counted memory; device memory otherwise.
+    /// Whether this is memory of a device, which must not be cached.
     #[inline]
-    pub(crate) fn is_counted(&self) -> bool {
-        self.page.is_some()
+    pub(crate) fn is_device(&self) -> bool {
+        self.device
     }
 
     /// Whether the host may map more than this page at once: ordinary memory, in one piece with its neighbours.
@@ -192,6 +194,7 @@ impl HostPage {
             pfn: page_frame(page.as_ptr()),
             writable,
             page: Some(page),
+            device: false,
         }
     }
 }
@@ -353,15 +356,38 @@ fn follow(vma: NonNull<kb::vm_area_struct>, hva: Hva, write: bool) -> Option<Rem
     let found = if write && !args.writable {
         Remapped::Fault
     } else {
+        let pfn = Pfn(args.pfn as u64);
         Remapped::Page(HostPage {
-            pfn: Pfn(args.pfn as u64),
+            pfn,
             writable: args.writable,
             page: None,
+            device: is_device(pfn),
         })
     };
     // SAFETY: Ends what the successful start above began.
     unsafe { kb::follow_pfnmap_end(&mut args) };
     Some(found)
+}
+
+/// Whether a frame that an area maps without counting it is a device's. It may be memory, too: that of a driver, or some
+/// that the kernel was told to leave alone. C KVM's counterpart is `kvm_is_mmio_pfn()`.
+fn is_device(pfn: Pfn) -> bool {
+    // SAFETY: Any number will do.
+    match unsafe { bindings::rkvm_frame_kind(pfn.0) } {
+        bindings::RKVM_FRAME_MEMORY => false,
+        // SAFETY: No requirements. Without PAT there are no tables to ask, and what is reserved is taken for a device.
+        bindings::RKVM_FRAME_RESERVED if unsafe { !bindings::pat_enabled() } => true,
+        bindings::RKVM_FRAME_RESERVED => {
+            // SAFETY: Looks the frame up; any number will do.
+            unsafe { (restricted().pat_pfn_immune_to_uc_mtrr)(pfn.0 as ffi::c_ulong) }
+        }
+        _ => {
+            let (first, last) = (pfn.base().0, pfn.base().0.wrapping_add(PAGE_SIZE - 1));
+            let ram = bindings::e820_type_E820_TYPE_RAM;
+            // SAFETY: Reads a table that does not change after boot.
+            !unsafe { (restricted().e820__mapped_raw_any)(first, last, ram) }
+        }
+    }
 }
 
 /// How much the host maps at once around `hva` in the calling thread's memory map: the upper limit for the guest's

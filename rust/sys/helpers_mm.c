@@ -11,6 +11,7 @@
 #include <linux/swap.h>
 #include <linux/uaccess.h>
 #include <asm/cpufeature.h>
+#include <asm/memtype.h>
 #include <rkvm_helpers_mm.h>
 
 unsigned long rkvm_alloc_zeroed_pages(u32 order)
@@ -93,6 +94,13 @@ struct vm_area_struct *rkvm_vma_lookup(struct mm_struct *mm, unsigned long addre
 bool rkvm_vma_is_pfnmap(struct vm_area_struct *vma)
 {
 	return vma->vm_flags & (VM_IO | VM_PFNMAP);
+}
+
+u32 rkvm_frame_kind(u64 pfn)
+{
+	if (!pfn_valid(pfn))
+		return RKVM_FRAME_WITHOUT_PAGE;
+	return is_zero_pfn(pfn) || !PageReserved(pfn_to_page(pfn)) ? RKVM_FRAME_MEMORY : RKVM_FRAME_RESERVED;
 }
 
 #define RKVM_GET_USER(type)								\

@@ -106,6 +106,10 @@ restricted! {
     fpu_copy_guest_fpstate_to_uabi: fn(*mut bindings::fpu_guest, *mut c_void, u32, u64, u32);
     /// Sets the guest's FPU state from the XSAVE format of user space.
     fpu_copy_uabi_to_guest_fpstate: fn(*mut bindings::fpu_guest, *const c_void, u64, *mut u32) -> i32;
+    /// Whether the host's tables of memory types have a frame as uncacheable or write-combining.
+    pat_pfn_immune_to_uc_mtrr: fn(kernel::ffi::c_ulong) -> bool;
+    /// Whether the firmware lists any of these bytes as memory of a type.
+    e820__mapped_raw_any: fn(u64, u64, bindings::e820_type) -> bool;
     /// Deals with a locked access of the guest that crosses cache lines.
     #[cfg(CONFIG_X86_BUS_LOCK_DETECT)]
     handle_guest_split_lock: fn(kernel::ffi::c_ulong) -> bool;
