@@ -16,6 +16,8 @@
 #define RKVM_ENTER_SAVE_SPEC_CTRL	2
 /* Flush the L1 data cache before entry (L1TF). */
 #define RKVM_ENTER_FLUSH_L1D		4
+/* Clear the CPU's buffers before entry: the guest has a device of the host (MMIO stale data). */
+#define RKVM_ENTER_CLEAR_BUFFERS	8
 
 #ifndef __ASSEMBLER__
 #include <linux/types.h>

@@ -64,6 +64,8 @@ pub(crate) struct Host {
     pub(crate) arch_capabilities: u64,
     /// The L1 data cache has to be flushed before each entry.
     pub(crate) flush_l1d: bool,
+    /// The CPU's buffers have to be cleared before each entry of a guest that reaches a device.
+    pub(crate) leaks_to_devices: bool,
     /// Guests must not execute large pages (iTLB multihit).
     pub(crate) small_code: bool,
     /// This host is a guest itself: what the SDM leaves undefined need not be as processors have it.
@@ -113,6 +115,7 @@ impl Registration {
             .unwrap_or(0),
             tsc_khz: msr::tsc_khz(),
             flush_l1d: cpu::needs_l1d_flush(),
+            leaks_to_devices: cpu::leaks_to_devices(),
             small_code: params::nx_huge_pages(),
             virtual_cpu: msr::cpuid(1, 0)[2] & CPUID_1_ECX_HYPERVISOR != 0,
         };

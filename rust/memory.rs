@@ -164,6 +164,8 @@ pub(crate) struct Mmu {
     ept_pointer: u64,
     mmio: MmioFormat,
     apic_access: ApicAccess,
+    /// 0, or how far the news of a device is (`fault.rs`), on a host where vCPUs have to know.
+    devices: AtomicU32,
     /// Slots that log writes. Changed with the slots.
     logging_slots: AtomicU32,
     /// How logs are read: [`dirty::MANUAL_PROTECT`], [`dirty::INITIALLY_SET`].
@@ -200,6 +202,7 @@ impl Mmu {
                 ept_pointer: pointer,
                 mmio: MmioFormat::new(l1tf_cache_bits()),
                 apic_access: ApicAccess::new(),
+                devices: AtomicU32::new(0),
                 logging_slots: AtomicU32::new(0),
                 dirty_log_mode: AtomicU32::new(0),
                 vcpus,

@@ -44,21 +44,30 @@ use super::{
     Guarded,
     Mmu, //
 };
-use crate::sys::{
-    gup::{
-        fault_in,
-        host_page,
-        mapped,
-        mapping_level,
-        report_poison,
-        HostLevel,
-        MappedPage,
-        Unavailable,
-        Want,
-        MOST_PAGES, //
+use crate::{
+    host::host,
+    sys::{
+        gup::{
+            fault_in,
+            host_page,
+            mapped,
+            mapping_level,
+            report_poison,
+            HostLevel,
+            MappedPage,
+            Unavailable,
+            Want,
+            MOST_PAGES, //
+        },
+        params, //
     },
-    params, //
+    vcpu::requests::Request as VcpuRequest, //
 };
+
+/// A device of the host is about to be mapped, or was.
+const DEVICE_COMES: u32 = 1;
+/// And all vCPUs know.
+const DEVICE_ANNOUNCED: u32 = 2;
 
 /// What a vCPU keeps for its faults and walks.
 pub(crate) struct VcpuMmu {
@@ -267,6 +276,9 @@ impl Mmu {
             map_writable: r.region.is_writable(),
         };
         let held = host_page(r.hva, want)?;
+        if held.is_device() && host().leaks_to_devices {
+            self.announce_device();
+        }
         let lock = self.lock.read();
         if lock.invalidations.must_retry(sample, r.gfn, 1) {
             return Ok(Installed::Invalidated);
@@ -293,6 +305,25 @@ impl Mmu {
             matches!(outcome, MapOutcome::Installed { entry, .. } if entry.permits(Access::W)),
         );
         Ok(Installed::Outcome(outcome))
+    }
+
+    /// The guest is about to get a device of the host: when this returns, no vCPU is in the guest that does not know.
+    #[cold]
+    fn announce_device(&self) {
+        if self.devices.load(Ordering::Acquire) == DEVICE_ANNOUNCED {
+            return;
+        }
+        self.devices.fetch_max(DEVICE_COMES, Ordering::AcqRel);
+        for vcpu in self.vcpus.iter() {
+            vcpu.requests.set(VcpuRequest::DeviceMapped);
+            vcpu.requests.kick_and_wait();
+        }
+        self.devices.store(DEVICE_ANNOUNCED, Ordering::Release);
+    }
+
+    /// Whether [`Self::announce_device`] was called.
+    pub(crate) fn maps_devices(&self) -> bool {
+        self.devices.load(Ordering::Acquire) != 0
     }
 
     /// What to ask the EPT for; `None` if a part of a large page is being changed by the host.

@@ -19,6 +19,12 @@ pub(crate) fn needs_l1d_flush() -> bool {
     unsafe { bindings::rkvm_needs_l1d_flush() }
 }
 
+/// Whether a guest that reaches a device of the host could read from it what the host left in the CPU's buffers (MMIO stale
+/// data), and nothing else has them cleared before each entry.
+pub(crate) fn leaks_to_devices() -> bool {
+    msr::boot_cpu_has(bindings::X86_FEATURE_CLEAR_CPU_BUF_VM_MMIO)
+}
+
 /// Whether switching between guests has to fence indirect branch prediction.
 pub(crate) fn needs_ibpb() -> bool {
     // SAFETY: As above.

@@ -10,6 +10,7 @@
 #include <asm/fred.h>
 #include <asm/mce.h>
 #include <asm/msr.h>
+#include <asm/nospec-branch.h>
 #include <asm/special_insns.h>
 #include <asm/vmx.h>
 #include <rkvm_entry.h>
@@ -53,6 +54,9 @@ noinstr bool rkvm_enter_guest(struct rkvm_entry *entry)
 		native_wrmsrq(MSR_IA32_FLUSH_CMD, L1D_FLUSH);
 	if (entry->cr2 != native_read_cr2())
 		native_write_cr2(entry->cr2);
+
+	if (entry->flags & RKVM_ENTER_CLEAR_BUFFERS)
+		x86_clear_cpu_buffers();
 
 	failed = rkvm_vmenter(entry);
 

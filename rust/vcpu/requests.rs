@@ -48,6 +48,8 @@ pub(crate) enum Request {
     DebugStep = 1 << 11,
     /// The guest is to read how long the thread has waited for a CPU.
     StealUpdate = 1 << 12,
+    /// The guest may reach a device of the host.
+    DeviceMapped = 1 << 13,
 }
 
 /// The vCPU is not in guest mode.

@@ -361,6 +361,9 @@ impl Running<'_> {
         if self.vcpu.requests.take(Request::DirtyLogging) {
             self.update_pml();
         }
+        if self.vcpu.requests.take(Request::DeviceMapped) && self.vm.memory.maps_devices() {
+            self.hw.clear_buffers_at_entry();
+        }
         let requests = &self.vcpu.requests;
         if requests.take(Request::TlbFlush) {
             self.vcpu.stats.tlb_flush.inc();

@@ -60,6 +60,10 @@ impl Running<'_> {
         if host().flush_l1d {
             self.hw.flush_l1d_at_entry();
         }
+        if host().leaks_to_devices {
+            // Whether there is one is looked at before the first entry.
+            self.vcpu.requests.set_own(Request::DeviceMapped);
+        }
         self.hw
             .write(CR0_GUEST_HOST_MASK, registers::cr0_guest_host_mask(true));
         self.reset(false);

@@ -158,6 +158,12 @@ impl Loaded<'_> {
         unsafe { (*self.inner).entry.flags |= bindings::RKVM_ENTER_FLUSH_L1D };
     }
 
+    /// Has every entry clear the CPU's buffers first.
+    pub(crate) fn clear_buffers_at_entry(&self) {
+        // SAFETY: As above.
+        unsafe { (*self.inner).entry.flags |= bindings::RKVM_ENTER_CLEAR_BUFFERS };
+    }
+
     /// The guest's KERNEL_GS_BASE.
     pub(crate) fn kernel_gs_base(&self) -> u64 {
         // SAFETY: Paired; the register is read where it is, without a chance to be scheduled away in between.
