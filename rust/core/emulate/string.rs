@@ -136,11 +136,13 @@ impl Exec<'_> {
         Ok(1)
     }
 
-    /// How many elements from `at` on, upwards, end in its page, at most `most` and what the buffer holds.
-    fn in_page(&self, at: Gva, most: u64) -> u64 {
-        let size = u64::from(self.insn.width.min(Width::B4).bytes());
-        let room = at.bytes_to_page_end().min(DATA_BYTES as u64);
-        most.min(room.checked_div(size).unwrap_or(1))
+    /// Bytes from `at` on, which is at `offset` in its segment, that can be accessed at once: to the end of the page, or to
+    /// where the index register wraps, and no more than the buffer holds.
+    fn room(&self, at: Gva, offset: u64) -> u64 {
+        let wraps = self.insn.address.mask().wrapping_sub(offset);
+        at.bytes_to_page_end()
+            .min(wraps.saturating_add(1))
+            .min(DATA_BYTES as u64)
     }
 
     /// Several iterations of MOVS at once where both sides are memory in one page each, upwards and not overlapping
@@ -160,10 +162,7 @@ impl Exec<'_> {
         let Ok(target) = self.linear(SegReg::Es, to, size, AccessKind::Write) else {
             return Ok(None);
         };
-        let room = source
-            .bytes_to_page_end()
-            .min(target.bytes_to_page_end())
-            .min(DATA_BYTES as u64);
+        let room = self.room(source, from).min(self.room(target, to));
         let count = most.min(room.checked_div(size).unwrap_or(0));
         let bytes = count.wrapping_mul(size);
         let own_stores = target.0.wrapping_sub(source.0) < bytes;
@@ -215,7 +214,8 @@ impl Exec<'_> {
             self.ops.probe(second, access)?;
         }
         let upwards = self.rflags & rflags::DF == 0;
-        let count = self.in_page(at, most);
+        let room = self.room(at, offset);
+        let count = most.min(room.checked_div(size).unwrap_or(1));
         let bytes = count.wrapping_mul(size);
         let whole = count > 1
             && upwards

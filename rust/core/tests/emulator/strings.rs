@@ -205,3 +205,22 @@ fn rex_w_makes_no_larger_port_elements() {
     assert_eq!(m.cpu.seen, [Seen::PioOut(0x11, 4, data)]);
     assert_eq!(m.regs.gpr[6], DATA + 8);
 }
+
+#[test]
+fn the_index_wraps_inside_a_page() {
+    // addr16 rep movsb, addr16 rep insb
+    for code in [[0x67, 0xf3, 0xa4], [0x67, 0xf3, 0x6c]] {
+        let mut m = Machine::new(Mode::Prot32, &code);
+        m.cpu.segments[0].base = 0x800;
+        m.cpu.put(0x9000, &[0x5a; 32]);
+        m.cpu.echo = true;
+        m.regs.gpr[1] = 32;
+        m.regs.gpr[2] = 0x5a;
+        m.regs.gpr[6] = 0x9000;
+        m.regs.gpr[7] = 0xfff0;
+        m.complete();
+        assert_eq!((m.regs.gpr[1], m.regs.gpr[7]), (0, 0x10));
+        assert_eq!(m.cpu.get(0x1_07f0, 32), [[0x5a; 16], [0; 16]].concat());
+        assert_eq!(m.cpu.get(0x800, 16), [0x5a; 16]);
+    }
+}
