@@ -102,7 +102,7 @@ int rkvm_put_user_u64(u64 address, u64 value);
 /* The number of bytes that were not copied. */
 unsigned long rkvm_copy_from_user(void *to, u64 from, unsigned long bytes);
 unsigned long rkvm_copy_to_user(u64 to, const void *from, unsigned long bytes);
-/* 0: exchanged; 1: the memory held something else, now in *old; -EFAULT. Aligned addresses only. */
+/* 0: exchanged; 1: the memory held something else, now in *old; -EFAULT. Not in two cache lines. */
 int rkvm_cmpxchg_user_u8(u64 address, u8 *old, u8 new);
 int rkvm_cmpxchg_user_u16(u64 address, u16 *old, u16 new);
 int rkvm_cmpxchg_user_u32(u64 address, u32 *old, u32 new);

@@ -123,9 +123,9 @@ impl Slots {
         Ok(done)
     }
 
-    /// Compares and exchanges an operand that is not aligned: no other CPU is kept out, as on C KVM, which gives such an
-    /// operand a plain write.
-    fn exchange_unaligned(
+    /// Compares and exchanges an operand that lies in two cache lines: no other CPU is kept out, as on C KVM, which gives
+    /// such an operand a plain write.
+    fn exchange_split(
         &self,
         gpa: Gpa,
         bytes: usize,
@@ -184,7 +184,7 @@ impl Mmu {
     }
 
     /// Replaces `old` by `new`, both of 1, 2, 4, 8 or 16 bytes, if `old` is there: one locked access if the operand is
-    /// aligned.
+    /// in one cache line and, of 16 bytes, aligned.
     pub(crate) fn compare_exchange(
         &self,
         gpa: Gpa,
@@ -194,9 +194,8 @@ impl Mmu {
     ) -> Result<Swapped, NoMemory> {
         let guard = self.slots.srcu().read();
         let slots = self.slots.read(&guard);
-        let size = u64::from(bytes);
-        if size == 0 || gpa.0 % size != 0 {
-            return slots.exchange_unaligned(gpa, usize::from(bytes), old, new);
+        if usermem::splits_line(gpa.0, bytes.into()) || (bytes == 16 && gpa.0 % 16 != 0) {
+            return slots.exchange_split(gpa, usize::from(bytes), old, new);
         }
         match bytes {
             1 => slots.exchange(gpa, old as u8, new as u8),

@@ -22,6 +22,14 @@ pub(crate) enum Exchange<T> {
     Found(T),
 }
 
+/// Whether an access of `size` bytes touches two cache lines. A locked one is not made then: a kernel that watches for split
+/// locks dies of its own.
+#[inline]
+pub(crate) fn splits_line(address: u64, size: u64) -> bool {
+    const LINE: u64 = 64;
+    (address & (LINE - 1)).wrapping_add(size) > LINE
+}
+
 /// Integers that are read, written and exchanged in one access.
 pub(crate) trait UserScalar: Copy {
     /// Reads; may sleep for the page.
@@ -61,7 +69,7 @@ macro_rules! user_scalar {
                 old: Self,
                 new: Self,
             ) -> Result<Exchange<Self>, UserFault> {
-                if hva.0 % (size_of::<Self>() as u64) != 0 {
+                if splits_line(hva.0, size_of::<Self>() as u64) {
                     return Err(UserFault);
                 }
                 let mut found = old;
@@ -132,7 +140,7 @@ pub(crate) fn write<T: UserScalar>(hva: Hva, value: T) -> Result<(), UserFault> 
     T::put(hva, value)
 }
 
-/// Replaces `old` by `new` in one locked access, if `old` is there. Not aligned: a fault. May sleep.
+/// Replaces `old` by `new` in one locked access, if `old` is there. In two cache lines: a fault. May sleep.
 #[inline]
 pub(crate) fn cmpxchg<T: UserScalar>(hva: Hva, old: T, new: T) -> Result<Exchange<T>, UserFault> {
     T::compare_exchange(hva, old, new)

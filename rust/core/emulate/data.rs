@@ -9,6 +9,7 @@ use crate::regs::{rflags, Gpr, SegReg};
 use super::alu::{self, flag_if, STATUS};
 use super::exec::Exec;
 use super::insn::Rm;
+use super::memory::splits_line;
 use super::muldiv;
 use super::ops::{Access, AccessKind, Feature, Reply, Stop, Swap};
 use super::state::Width;
@@ -244,7 +245,7 @@ impl Exec<'_> {
         let Some(data) = data.get(..usize::from(bytes)) else {
             return Err(Stop::Unhandled);
         };
-        if self.locked() && at.0 & u64::from(bytes).wrapping_sub(1) == 0 {
+        if self.locked() && !splits_line(at, bytes.into()) {
             match self.ops.cmpxchg(at, bytes, old, value, Access::MODIFY)? {
                 Swap::Done => {}
                 Swap::Changed => return Err(Stop::Retry),

@@ -37,6 +37,13 @@ pub(super) fn inside_limit(s: &Segment, offset: u64, size: u64) -> bool {
     last <= u64::from(s.limit)
 }
 
+/// Whether an operand lies in two cache lines: the host's processor, too, may not like a lock on it.
+#[inline]
+pub(super) fn splits_line(at: Gva, size: u64) -> bool {
+    const LINE: u64 = 64;
+    (at.0 & (LINE - 1)).wrapping_add(size) > LINE
+}
+
 impl Exec<'_> {
     /// The linear address of `size` bytes at an offset in a segment, checked as data.
     #[inline]
@@ -323,8 +330,8 @@ impl Exec<'_> {
         let size = u64::from(width.bytes());
         let at = self.linear(self.insn.segment, offset, size, AccessKind::Modify)?;
         self.check_alignment(at, size)?;
-        // A split lock cannot be done by one exchange: read and write, as C KVM does.
-        let split = at.0 & size.wrapping_sub(1) != 0;
+        // A split lock is not done by one exchange: read and write, as C KVM does.
+        let split = splits_line(at, size);
         for _ in 0..16 {
             let old = self.read_linear(at, width, Access::MODIFY)?;
             let new = change(old) & width.mask();

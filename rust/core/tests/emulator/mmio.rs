@@ -148,12 +148,19 @@ fn a_store_across_a_page_faults_before_it_writes() {
 
 #[test]
 fn locked_add_survives_contention() {
-    // lock add dword [rdi], 2
+    // lock add dword [rdi], 2; not aligned, too, as long as it is in one cache line
+    for at in [DATA, DATA + 3, DATA + 60] {
+        let mut m = Machine::new(Mode::Long64, &[0xf0, 0x83, 0x07, 0x02]);
+        m.regs.gpr[7] = at;
+        m.cpu.contention = 3;
+        m.complete();
+        assert_eq!(m.cpu.get(at, 4), [3, 0, 0, 0]);
+    }
     let mut m = Machine::new(Mode::Long64, &[0xf0, 0x83, 0x07, 0x02]);
-    m.regs.gpr[7] = DATA;
+    m.regs.gpr[7] = DATA + 61;
     m.cpu.contention = 3;
     m.complete();
-    assert_eq!(m.cpu.get(DATA, 4), [3, 0, 0, 0]);
+    assert_eq!((m.cpu.get(DATA + 61, 1), m.cpu.contention), (&[2][..], 3));
 }
 
 #[test]
