@@ -141,9 +141,11 @@ impl Bus {
             self.table(&guard).copy()?
         };
         f(&mut new)?;
+        let new = KBox::new(new, GFP_KERNEL_ACCOUNT)?;
+        // Nothing fails from here on.
         let empty = new.doorbells.is_empty() && new.zones.is_empty();
         self.empty.store(empty, Ordering::Relaxed);
-        drop(self.table.replace(KBox::new(new, GFP_KERNEL_ACCOUNT)?));
+        drop(self.table.replace(new));
         Ok(())
     }
 
