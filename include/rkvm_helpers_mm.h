@@ -142,6 +142,5 @@ u64 rkvm_ktime_get_real_ns(void);
 void rkvm_rcuwait_prepare(struct rcuwait *wait);
 void rkvm_set_current_interruptible(void);
 bool rkvm_may_poll(void);
-bool rkvm_current_signal_pending(void);
 
 #endif

@@ -5,7 +5,6 @@
 #include <linux/poll.h>
 #include <linux/rcuwait.h>
 #include <linux/sched.h>
-#include <linux/sched/signal.h>
 #include <linux/sched/stat.h>
 #include <linux/smp.h>
 #include <linux/timekeeping.h>
@@ -66,11 +65,6 @@ void rkvm_rcuwait_prepare(struct rcuwait *wait)
 void rkvm_set_current_interruptible(void)
 {
 	set_current_state(TASK_INTERRUPTIBLE);
-}
-
-bool rkvm_current_signal_pending(void)
-{
-	return signal_pending(current);
 }
 
 /* Spinning for a wake-up is worth it only while nobody else wants this CPU. */

@@ -47,7 +47,7 @@ impl VcpuWait {
                 break Wakeup::Ready;
             }
             // SAFETY: No requirements.
-            if unsafe { bindings::rkvm_current_signal_pending() } {
+            if unsafe { bindings::rkvm_signal_pending() } {
                 break Wakeup::Signal;
             }
             // SAFETY: Process context; the guards of `sys` are not `Send`, and whoever holds one does not block.

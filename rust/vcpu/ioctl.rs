@@ -221,11 +221,6 @@ impl Running<'_> {
             nr::KVM_X86_SET_MCE => self.report_mce(&arg.read()?)?,
             nr::KVM_GET_TSC_KHZ => return Ok(self.arch.tsc.khz() as usize),
             nr::KVM_SET_TSC_KHZ => self.set_tsc_khz(arg.value())?,
-            nr::KVM_TRANSLATE => {
-                let mut translation = arg.read()?;
-                self.translate_for_user(&mut translation);
-                arg.write(&translation)?;
-            }
             nr::KVM_HAS_DEVICE_ATTR => self.has_attribute(&arg.read()?)?,
             nr::KVM_GET_DEVICE_ATTR => self.get_attribute(&arg.read()?)?,
             nr::KVM_SET_DEVICE_ATTR => self.set_attribute(&arg.read()?)?,
