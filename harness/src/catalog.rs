@@ -138,7 +138,8 @@ impl Test {
                     "stock" => When::Stock,
                     "debug" => When::Debug,
                     "last" => When::Last,
-                    _ => bail!("when={value} is neither always, stock, debug nor last"),
+                    "named" => When::Named,
+                    _ => bail!("when={value} is neither always, stock, debug, last nor named"),
                 }
             }
             _ => bail!("no test has a property {key}={value}"),
