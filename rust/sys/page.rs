@@ -9,6 +9,7 @@
 
 use super::addr::{Hpa, Pfn, PAGE_SIZE};
 use super::bindings;
+use super::uabi::Abi;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use kernel::prelude::*;
@@ -239,21 +240,6 @@ pub(crate) fn wait_for_freed_tables() {
     unsafe { kernel::bindings::rcu_barrier() };
 }
 
-/// Integers that a [`SharedPage`] is read and written in.
-///
-/// # Safety
-///
-/// Any bit pattern is a value, and there is no padding.
-pub(crate) unsafe trait Scalar: Copy {}
-// SAFETY: An integer.
-unsafe impl Scalar for u8 {}
-// SAFETY: An integer.
-unsafe impl Scalar for u16 {}
-// SAFETY: An integer.
-unsafe impl Scalar for u32 {}
-// SAFETY: An integer.
-unsafe impl Scalar for u64 {}
-
 /// A zeroed page that user space maps, and may change at any time: each access is volatile, and what was read is to be
 /// checked after, not before. It stays allocated until the last mapping is gone, too.
 ///
@@ -282,20 +268,20 @@ impl SharedPage {
         Ok(Self { address })
     }
 
-    /// The scalar at `OFFSET`, which is checked when this is compiled.
+    /// A copy of the integer or structure at `OFFSET`, which is checked when this is compiled.
     #[inline]
-    pub(crate) fn read<T: Scalar, const OFFSET: usize>(&self) -> T {
-        const { assert!(OFFSET % size_of::<T>() == 0 && OFFSET < Self::SIZE) };
+    pub(crate) fn read<T: Abi, const OFFSET: usize>(&self) -> T {
+        const { assert!(OFFSET % align_of::<T>() == 0 && OFFSET + size_of::<T>() <= Self::SIZE) };
         // SAFETY: In bounds by the assertion.
         let field = unsafe { self.address.as_ptr().add(OFFSET) };
         // SAFETY: Aligned by the assertion; the page lives by the type invariant.
         unsafe { field.cast::<T>().read_volatile() }
     }
 
-    /// Sets the scalar at `OFFSET`, which is checked when this is compiled.
+    /// Sets the integer or structure at `OFFSET`, which is checked when this is compiled.
     #[inline]
-    pub(crate) fn write<T: Scalar, const OFFSET: usize>(&self, value: T) {
-        const { assert!(OFFSET % size_of::<T>() == 0 && OFFSET < Self::SIZE) };
+    pub(crate) fn write<T: Abi, const OFFSET: usize>(&self, value: T) {
+        const { assert!(OFFSET % align_of::<T>() == 0 && OFFSET + size_of::<T>() <= Self::SIZE) };
         // SAFETY: In bounds by the assertion.
         let field = unsafe { self.address.as_ptr().add(OFFSET) };
         // SAFETY: Aligned by the assertion; the page lives by the type invariant.

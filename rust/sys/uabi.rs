@@ -19,8 +19,9 @@ pub(crate) use super::bindings::{
     kvm_irq_routing, kvm_irq_routing_entry, kvm_irqchip, kvm_irqfd, kvm_lapic_state, kvm_mp_state,
     kvm_msi, kvm_msr_entry, kvm_msr_list, kvm_msrs, kvm_pic_state, kvm_pit_config, kvm_pit_state,
     kvm_pit_state2, kvm_regs, kvm_run, kvm_segment, kvm_signal_mask, kvm_sregs, kvm_sregs2,
-    kvm_tpr_access_ctl, kvm_translation, kvm_userspace_memory_region, kvm_userspace_memory_region2,
-    kvm_vapic_addr, kvm_vcpu_events, kvm_x86_mce, kvm_xcrs, kvm_xsave,
+    kvm_sync_regs, kvm_tpr_access_ctl, kvm_translation, kvm_userspace_memory_region,
+    kvm_userspace_memory_region2, kvm_vapic_addr, kvm_vcpu_events, kvm_x86_mce, kvm_xcrs,
+    kvm_xsave,
 };
 
 /// A structure of the user ABI: any bytes are a valid value, and there is no implicit padding.

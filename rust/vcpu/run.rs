@@ -89,6 +89,7 @@ impl Running<'_> {
         // Looked at once: what another thread writes from now on comes with a signal.
         let wants_to_run = !self.vcpu.run.immediate_exit();
         let result = self.run_inner(wants_to_run);
+        self.give_sync_regs();
         self.publish_status();
         match result {
             // A call that only completes an exit leaves its reason to be read.
@@ -108,6 +109,7 @@ impl Running<'_> {
             }
             return Err(self.wait_for_sipi());
         }
+        self.take_sync_regs()?;
         if !self.has_kernel_apic() {
             self.set_cr8(self.vcpu.run.cr8()).map_err(|_| EINVAL)?;
         }

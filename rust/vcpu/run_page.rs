@@ -11,7 +11,13 @@ use rkvm_core::addr::Gpa;
 
 use crate::sys::{
     page::SharedPage,
-    uabi::kvm_run, //
+    uabi::{
+        kvm_regs,
+        kvm_run,
+        kvm_sregs,
+        kvm_sync_regs,
+        kvm_vcpu_events, //
+    },
 };
 
 /// Pages of the mapping of a vCPU: `kvm_run`, PIO data, the VM's ring of coalesced MMIO.
@@ -29,6 +35,11 @@ const CR8: usize = offset_of!(kvm_run, cr8);
 const APIC_BASE: usize = offset_of!(kvm_run, apic_base);
 /// The union of what the exits tell.
 const DETAIL: usize = 32;
+const VALID_REGS: usize = offset_of!(kvm_run, kvm_valid_regs);
+const DIRTY_REGS: usize = offset_of!(kvm_run, kvm_dirty_regs);
+const REGS: usize = offset_of!(kvm_run, s) + offset_of!(kvm_sync_regs, regs);
+const SREGS: usize = offset_of!(kvm_run, s) + offset_of!(kvm_sync_regs, sregs);
+const EVENTS: usize = offset_of!(kvm_run, s) + offset_of!(kvm_sync_regs, events);
 
 /// `KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES`.
 const FLAG_INSTRUCTION_BYTES: u64 = 1;
@@ -117,6 +128,54 @@ impl RunPage {
     /// CR8 as user space left it, for VMs without an APIC in the kernel.
     pub(crate) fn cr8(&self) -> u64 {
         self.run.read::<u64, CR8>()
+    }
+
+    /// The sets of registers that user space wants to find here after KVM_RUN.
+    #[inline]
+    pub(crate) fn valid_regs(&self) -> u64 {
+        self.run.read::<u64, VALID_REGS>()
+    }
+
+    /// The sets of registers that user space has put here.
+    #[inline]
+    pub(crate) fn dirty_regs(&self) -> u64 {
+        self.run.read::<u64, DIRTY_REGS>()
+    }
+
+    /// These sets have been taken.
+    pub(crate) fn clear_dirty_regs(&self, taken: u64) {
+        self.run
+            .write::<u64, DIRTY_REGS>(self.dirty_regs() & !taken);
+    }
+
+    /// The registers that user space has put here.
+    pub(crate) fn regs(&self) -> kvm_regs {
+        self.run.read::<kvm_regs, REGS>()
+    }
+
+    /// As [`RunPage::regs`].
+    pub(crate) fn sregs(&self) -> kvm_sregs {
+        self.run.read::<kvm_sregs, SREGS>()
+    }
+
+    /// As [`RunPage::regs`].
+    pub(crate) fn events(&self) -> kvm_vcpu_events {
+        self.run.read::<kvm_vcpu_events, EVENTS>()
+    }
+
+    /// What user space finds after KVM_RUN.
+    pub(crate) fn set_regs(&self, regs: kvm_regs) {
+        self.run.write::<kvm_regs, REGS>(regs);
+    }
+
+    /// As [`RunPage::set_regs`].
+    pub(crate) fn set_sregs(&self, sregs: kvm_sregs) {
+        self.run.write::<kvm_sregs, SREGS>(sregs);
+    }
+
+    /// As [`RunPage::set_regs`].
+    pub(crate) fn set_events(&self, events: kvm_vcpu_events) {
+        self.run.write::<kvm_vcpu_events, EVENTS>(events);
     }
 
     /// Why the ioctl returns.

@@ -12,3 +12,4 @@ pub(crate) mod mce;
 pub(crate) mod mp_state;
 pub(crate) mod msrs;
 pub(crate) mod stats;
+pub(crate) mod sync_regs;

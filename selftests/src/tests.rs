@@ -68,6 +68,7 @@ mod state_cpu;
 mod state_vm;
 mod stats;
 mod steal_time;
+mod sync_regs;
 mod syscall_msrs;
 mod tables_in_rom;
 mod task_priority;
@@ -107,7 +108,7 @@ impl Test {
             // C KVM keeps to the old time.
             "tsc_halted" => "on=rkvm ",
             "tsc" | "kvmclock" => "clock=tsc append=tsc=reliable ",
-            "kvmclock_cpus" | "memslot_raced" => "cpus=2 ",
+            "kvmclock_cpus" | "memslot_raced" | "sync_regs" => "cpus=2 ",
             // Only the debug kernel lets allocations fail.
             "faults" => "on=rkvm timeout=120 when=debug ",
             _ => "",
@@ -181,6 +182,7 @@ tests! {
     syscall_msrs: "the MSRs of SYSCALL and TSC_AUX, two guests and the host in turn",
     two_vms: "two VMs in turn and in two threads",
     state_cpu: "vCPU state ioctls read back",
+    sync_regs: "KVM_CAP_SYNC_REGS: registers and events in kvm_run",
     state_vm: "IRQCHIP, PIT2 and CLOCK read back",
     coalesced_mmio: "coalesced MMIO and PIO",
     hypercall: "VMCALL, kvmclock",

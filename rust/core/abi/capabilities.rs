@@ -222,7 +222,7 @@ capabilities! {
     69 KVM_CAP_SW_TLB = Value(0), Excluded(OTHER_ARCH);
     70 KVM_CAP_ONE_REG = Value(1), Planned;
     72 KVM_CAP_TSC_DEADLINE_TIMER = Value(1), Done;
-    74 KVM_CAP_SYNC_REGS = Value(7), Planned;
+    74 KVM_CAP_SYNC_REGS = Value(7), Done;
     75 KVM_CAP_PCI_2_3 = Value(0), Excluded(OBSOLETE);
     76 KVM_CAP_KVMCLOCK_CTRL = Value(1), Done;
     77 KVM_CAP_SIGNAL_MSI = Value(1), Done;

@@ -45,6 +45,7 @@ pub const SAME: &[Answer] = &[
     (55, "XSAVE", 1),
     (61, "GET_TSC_KHZ", 1),
     (72, "TSC_DEADLINE_TIMER", 1),
+    (74, "SYNC_REGS", 7),
     (76, "KVMCLOCK_CTRL", 1),
     (77, "SIGNAL_MSI", 1),
     (81, "READONLY_MEM", 1),
@@ -84,7 +85,6 @@ pub const SAME: &[Answer] = &[
 pub const MISSING: &[Answer] = &[
     (59, "ASYNC_PF", 1),
     (70, "ONE_REG", 1),
-    (74, "SYNC_REGS", 7),
     (89, "DEVICE_CTRL", 1),
     (173, "PMU_EVENT_FILTER", 1),
     (182, "HALT_POLL", 1),
