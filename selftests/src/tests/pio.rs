@@ -130,8 +130,9 @@ fn reset_meanwhile(t: &mut Tap, vcpu: &mut Vcpu, ram: &Ram) -> Outcome {
         a.hlt()
     });
     let elsewhere = assemble(64, ELSEWHERE, |a| {
-        a.nop()?;
-        a.nop()?;
+        // As long as IN and OUT.
+        a.push(rcx)?;
+        a.push(rcx)?;
         a.out(0x62, al)?;
         a.hlt()
     });
@@ -139,11 +140,20 @@ fn reset_meanwhile(t: &mut Tap, vcpu: &mut Vcpu, ram: &Ram) -> Outcome {
         Exit::Out { port, data, .. } => (port, data),
         other => (0, format!("{other:?}").into_bytes()),
     };
-    for (what, start) in [("IN", setup::CODE), ("OUT", setup::CODE + 2)] {
+    let input = Exit::In {
+        port: 0x60,
+        size: 1,
+        count: 1,
+    };
+    for (what, start, first) in [
+        ("IN", setup::CODE, input),
+        ("OUT", setup::CODE + 2, Exit::out8(0x61, 0x33)),
+    ] {
         setup::start(vcpu, ram, Mode::Long, &code)?;
         ram.write(ELSEWHERE, &elsewhere);
         vcpu.with_regs(|r| (r.rip, r.rax) = (start, 0x33))?;
         let exit = vcpu.run()?;
+        t.eq(format!("{what}, after RIP was set to it"), &exit, &first);
         if matches!(exit, Exit::In { .. }) {
             vcpu.reply(&[0x99]);
         }
@@ -155,8 +165,8 @@ fn reset_meanwhile(t: &mut Tap, vcpu: &mut Vcpu, ram: &Ram) -> Outcome {
         );
         t.eq(
             format!("{what}: nothing was left out there"),
-            vcpu.regs()?.rip,
-            ELSEWHERE + 2,
+            vcpu.regs()?.rsp,
+            setup::STACK - 16,
         );
     }
     Ok(())
