@@ -30,6 +30,7 @@
 #include <asm/kvm_para.h>
 #include <asm/memtype.h>
 #include <asm/msr-index.h>
+#include <asm/perf_event.h>
 #include <asm/pvclock-abi.h>
 #include <asm/virt.h>
 #include <rkvm_entry.h>

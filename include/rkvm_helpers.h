@@ -39,6 +39,9 @@ u32 rkvm_smp_processor_id(void);
 static const u64 RKVM_TASK_NEEDS_FPU = _TIF_NEED_FPU_LOAD;
 static const u64 RKVM_TASK_HAS_WORK = XFER_TO_GUEST_MODE_WORK;
 
+/* A struct kvm_pmu with nothing on, which perf looks at for a guest. */
+void *rkvm_no_pmu(void);
+
 /* Whether the clock of a struct timekeeper, which only its owner may look into, is the TSC. */
 bool rkvm_timekeeper_counts_tsc(const void *timekeeper);
 

@@ -5,6 +5,7 @@
 pub(crate) mod apic_page;
 pub(crate) mod bindings;
 pub(crate) mod clock;
+mod counters;
 pub(crate) mod cpu;
 pub(crate) mod debug_registers;
 pub(crate) mod debugfs;

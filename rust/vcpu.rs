@@ -45,7 +45,10 @@ use rkvm_core::{
         efer, //
     },
     stats::VcpuStats,
-    vmx::controls::Controls, //
+    vmx::{
+        controls::Controls,
+        counters::GlobalCtrl, //
+    },
 };
 
 use crate::{
@@ -148,6 +151,8 @@ pub(crate) struct Arch {
     pub(crate) mmu: VcpuMmu,
     /// The controls in the VMCS.
     pub(crate) controls: Controls,
+    /// IA32_PERF_GLOBAL_CTRL, as entries and exits load it.
+    pub(crate) global_ctrl: Option<GlobalCtrl>,
     /// CR0 as the guest sees it.
     pub(crate) cr0: u64,
     /// CR4 as the guest sees it.
@@ -268,6 +273,7 @@ impl Vcpu {
                 events: Events::default(),
                 mmu: VcpuMmu::new(),
                 controls: Controls::default(),
+                global_ctrl: None,
                 cr0: setup::CR0_RESET,
                 cr4: 0,
                 efer: 0,

@@ -7,6 +7,7 @@
 //! [`Vmcs`] there (and the fake in the tests here) can be driven by this module.
 
 pub mod controls;
+pub mod counters;
 pub mod event;
 pub mod exit;
 pub mod fields;

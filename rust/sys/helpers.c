@@ -372,3 +372,10 @@ bool rkvm_timekeeper_counts_tsc(const void *timekeeper)
 {
 	return ((const struct timekeeper *)timekeeper)->tkr_mono.clock->id == CSID_X86_TSC;
 }
+
+void *rkvm_no_pmu(void)
+{
+	static struct kvm_pmu none;
+
+	return &none;
+}

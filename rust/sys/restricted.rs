@@ -113,6 +113,8 @@ restricted! {
     /// Deals with a locked access of the guest that crosses cache lines.
     #[cfg(CONFIG_X86_BUS_LOCK_DETECT)]
     handle_guest_split_lock: fn(kernel::ffi::c_ulong) -> bool;
+    /// What perf wants of MSRs while a guest runs on this CPU: an array of its own, as long as the first argument says then.
+    perf_guest_get_msrs: fn(*mut i32, *mut c_void) -> *mut bindings::perf_guest_switch_msr;
     /// Loads the debug registers with the breakpoints that the kernel has on this CPU.
     hw_breakpoint_restore: fn();
     /// Loads the task's FPU state into the registers after something else had used them.

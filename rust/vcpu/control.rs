@@ -19,9 +19,11 @@ use rkvm_core::{
     vmx::{
         controls::{
             Entry,
+            Exit,
             Primary,
             Secondary, //
         },
+        counters::GlobalCtrl,
         fields::*,
         registers::{
             self,
@@ -65,6 +67,32 @@ impl Running<'_> {
             self.arch.controls.secondary = new;
             self.hw.write(SECONDARY_VM_EXEC_CONTROL, new.bits());
         }
+    }
+
+    /// Has entries and exits load IA32_PERF_GLOBAL_CTRL, or leave it as it is. Where the processor can't do that, the counters
+    /// go on in the guest. Interrupts may be off.
+    #[cold]
+    pub(crate) fn switch_global_ctrl(&mut self, new: Option<GlobalCtrl>) {
+        self.arch.global_ctrl = new;
+        let dynamic = &host().vmcs.dynamic;
+        if !dynamic.entry.has(Entry::LOAD_PERF_GLOBAL_CTRL)
+            || !dynamic.exit.has(Exit::LOAD_PERF_GLOBAL_CTRL)
+        {
+            return;
+        }
+        if let Some(GlobalCtrl { host, guest }) = new {
+            self.hw.write(GUEST_IA32_PERF_GLOBAL_CTRL, guest);
+            self.hw.write(HOST_IA32_PERF_GLOBAL_CTRL, host);
+        }
+        let controls = &mut self.arch.controls;
+        controls.entry = controls
+            .entry
+            .set(Entry::LOAD_PERF_GLOBAL_CTRL, new.is_some());
+        controls.exit = controls
+            .exit
+            .set(Exit::LOAD_PERF_GLOBAL_CTRL, new.is_some());
+        self.hw.write(VM_ENTRY_CONTROLS, controls.entry.bits());
+        self.hw.write(VM_EXIT_CONTROLS, controls.exit.bits());
     }
 
     /// CR0 as the guest reads it.

@@ -243,6 +243,10 @@ impl Running<'_> {
                 }
             }
             self.arch.last_cpu = guard.cpu();
+            let global_ctrl = guard.global_ctrl();
+            if global_ctrl != self.arch.global_ctrl {
+                self.switch_global_ctrl(global_ctrl);
+            }
             guard.commit(self.enabled_breakpoints());
             if self.has_vapic() {
                 return self.enter_with_vapic(guard);

@@ -13,6 +13,7 @@ use core::{
 
 use kernel::types::NotThreadSafe;
 use rkvm_core::vmx::{
+    counters::GlobalCtrl,
     fields::*,
     Vmcs, //
 };
@@ -23,6 +24,7 @@ use super::{
 };
 use crate::sys::{
     bindings,
+    counters,
     debug_registers,
     fpu::{
         GuestXState,
@@ -33,6 +35,7 @@ use crate::sys::{
 };
 
 const MSR_IA32_DEBUGCTL: u32 = 0x1d9;
+const MSR_IA32_PEBS_ENABLE: u32 = 0x3f1;
 
 /// How an entry ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -50,6 +53,8 @@ pub(crate) struct EntryGuard<'a> {
     host_xstate: Option<HostXState>,
     /// The host's IA32_DEBUGCTL, once `commit` has read it.
     host_debugctl: Cell<u64>,
+    /// The host's IA32_PEBS_ENABLE, if that is 0 now.
+    host_pebs: Cell<u64>,
     cpu: u32,
     displaced: bool,
     work: bool,
@@ -77,6 +82,7 @@ impl<'a> Loaded<'a> {
             loaded: self,
             host_xstate: xstate.map(|xstate| xstate.load(self.pkru())),
             host_debugctl: Cell::new(0),
+            host_pebs: Cell::new(0),
             cpu,
             displaced,
             work: flags & bindings::RKVM_TASK_HAS_WORK != 0,
@@ -105,6 +111,18 @@ impl EntryGuard<'_> {
     #[inline]
     pub(crate) fn work_was_pending(&self) -> bool {
         self.work
+    }
+
+    /// What perf wants IA32_PERF_GLOBAL_CTRL to be, if that is not the same in the guest as in the host. Where PEBS has to be
+    /// off before the entry, it is from now on.
+    #[inline]
+    pub(crate) fn global_ctrl(&self) -> Option<GlobalCtrl> {
+        let switch = counters::around_guest();
+        if let Some(host) = switch.pebs_enable {
+            self.host_pebs.set(host);
+            msr::write(MSR_IA32_PEBS_ENABLE, 0);
+        }
+        switch.global_ctrl
     }
 
     /// Last preparations after which only [`EntryGuard::enter`] follows: accounting, the host's page table.
@@ -199,6 +217,10 @@ impl Drop for EntryGuard<'_> {
         let debugctl = self.host_debugctl.get();
         if debugctl != 0 {
             msr::write(MSR_IA32_DEBUGCTL, debugctl);
+        }
+        let pebs = self.host_pebs.get();
+        if pebs != 0 {
+            msr::write(MSR_IA32_PEBS_ENABLE, pebs);
         }
         if let Some(host) = &self.host_xstate {
             // SAFETY: Loaded by this thread; nobody else refers to the field.

@@ -133,6 +133,8 @@ pub(super) const EXIT: &[Wish<Exit>] = wishes! { Exit:
     // Writes of PAT and EFER exit, so their VMCS fields are always current and need no saving.
     Required LOAD_PAT,
     Required LOAD_EFER,
+    // For counters that the host keeps to itself.
+    Dynamic LOAD_PERF_GLOBAL_CTRL,
     Dynamic SAVE_PREEMPTION_TIMER if PreemptionTimer,
     // The kernel may itself run with supervisor shadow stacks or IBT.
     Wanted LOAD_CET_STATE if CetState,
@@ -143,6 +145,7 @@ pub(super) const ENTRY: &[Wish<Entry>] = wishes! { Entry:
     DynamicRequired IA32E_MODE,
     Required LOAD_PAT,
     Required LOAD_EFER,
+    Dynamic LOAD_PERF_GLOBAL_CTRL,
     Wanted LOAD_CET_STATE if CetState,
     Forbidden SMM,
     Forbidden DEACT_DUAL_MONITOR,
