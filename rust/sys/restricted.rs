@@ -27,6 +27,7 @@ macro_rules! restricted {
     ($($(#[doc = $doc:literal])* $(#[cfg($cfg:meta)])?
         $name:ident: fn($($arg:ty),*) $(-> $ret:ty)?;)*) => {
         /// The functions, all found.
+        #[expect(non_snake_case, reason = "the kernel's own names")]
         pub(super) struct Restricted {
             $($(#[doc = $doc])* $(#[cfg($cfg)])?
             pub(super) $name: unsafe extern "C" fn($($arg),*) $(-> $ret)?,)*
@@ -37,6 +38,7 @@ macro_rules! restricted {
         const _: unsafe extern "C" fn($($arg),*) $(-> $ret)? = bindings::$name;)*
 
         impl Restricted {
+            #[expect(non_snake_case, reason = "the kernel's own names")]
             fn find() -> Result<Self> {
                 let mut found = Lookup::default();
                 $($(#[cfg($cfg)])?
