@@ -235,14 +235,17 @@ impl Running<'_> {
         if event.info.is_exception(Vector::Db) {
             self.mark_step_in_shadow();
         }
-        if event.info.has_error_code() {
-            self.hw
-                .write(VM_ENTRY_EXCEPTION_ERROR_CODE, event.error_code);
+        let mut info = event.info;
+        if info.has_error_code() {
+            // User space may have restored it, or changed CR0 since.
+            let code;
+            (info, code) = info.for_entry(event.error_code, self.arch.cr0 & cr0::PE != 0);
+            self.hw.write(VM_ENTRY_EXCEPTION_ERROR_CODE, code);
         }
-        if event.info.kind().needs_instruction_length() {
+        if info.kind().needs_instruction_length() {
             self.hw.write(VM_ENTRY_INSTRUCTION_LEN, event.length);
         }
-        self.hw.write(VM_ENTRY_INTR_INFO_FIELD, event.info.0);
+        self.hw.write(VM_ENTRY_INTR_INFO_FIELD, info.0);
     }
 
     /// In an interrupt shadow with TF set, entry insists that a step is pending, as neither STI nor MOV SS can have set TF.

@@ -61,6 +61,7 @@ mod pit;
 mod pv_features;
 mod rtc;
 mod signal_mask;
+mod restored_events;
 mod signals;
 mod smp;
 mod split_irqchip;
@@ -150,6 +151,7 @@ tests! {
     task_priority: "TPR, CR8 and the x2APIC's: what it holds back, and when that comes",
     tpr_access: "KVM_TPR_ACCESS_REPORTING",
     vapic: "KVM_SET_VAPIC_ADDR: the task priority in guest memory",
+    restored_events: "what KVM_GET_VCPU_EVENTS tells goes on where it is restored",
     apic_places: "the page of the local APIC: default, moved, gone; EOI of level interrupts",
     failed_entry: "a guest state that can't be entered, and mended",
     signals: "signals, immediate_exit, KVM_SET_SIGNAL_MASK",

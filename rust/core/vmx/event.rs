@@ -88,8 +88,6 @@ impl EventInfo {
     }
 
     /// An exception for injection, and its error code.
-    ///
-    /// In real mode no exception pushes an error code, and VM entry insists on that.
     pub const fn exception(e: &Exception, protected_mode: bool) -> (Self, u32) {
         let kind = match e.vector {
             Vector::Bp | Vector::Of => EventType::SoftwareException,
@@ -97,9 +95,20 @@ impl EventInfo {
         };
         let info = Self::new(e.vector as u8, kind);
         match e.error_code {
-            // The field must be zero-extended from 16 bits on most processors ("VM-Entry Checks").
-            Some(code) if protected_mode => (info.with_error_code(), code & 0xffff),
-            _ => (info, 0),
+            Some(code) => info.with_error_code().for_entry(code, protected_mode),
+            None => (info, 0),
+        }
+    }
+
+    /// The event and its error code as VM entry insists on them: in real mode no exception pushes an error code, and most
+    /// processors have 16 bits for it.
+    #[inline]
+    #[must_use]
+    pub const fn for_entry(self, error_code: u32, protected_mode: bool) -> (Self, u32) {
+        if protected_mode && self.has_error_code() {
+            (self, error_code & 0xffff)
+        } else {
+            (Self(self.0 & !Self::ERROR_CODE), 0)
         }
     }
 
@@ -212,6 +221,15 @@ mod tests {
         let (info, _) = EventInfo::exception(&Exception::BP, true);
         assert_eq!(info.0, 0x8000_0603);
         assert!(info.kind().needs_instruction_length());
+    }
+
+    #[test]
+    fn error_codes_are_such_that_entry_takes_them() {
+        let gp = EventInfo::new(13, EventType::HardwareException);
+        let restored = gp.with_error_code();
+        assert_eq!(restored.for_entry(0x1_0008, true), (restored, 8));
+        assert_eq!(restored.for_entry(8, false), (gp, 0));
+        assert_eq!(gp.for_entry(8, true), (gp, 0));
     }
 
     #[test]

@@ -436,7 +436,13 @@ impl Running<'_> {
         }
     }
 
-    /// An INIT that waits until the vCPU can take it.
+    /// Whether an INIT waits until the vCPU can take it.
+    pub(crate) fn has_latched_init(&self) -> bool {
+        let apic = self.arch.apic.as_ref();
+        apic.is_some_and(|apic| apic.lapic.shared().inbox.events().has(Events::INIT))
+    }
+
+    /// Sets or clears that INIT.
     pub(crate) fn user_sets_latched_init(&mut self, waits: bool) {
         let Some(apic) = &self.arch.apic else {
             return;

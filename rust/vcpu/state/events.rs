@@ -106,6 +106,7 @@ impl Running<'_> {
         out.nmi.injected = self.injects(EventType::Nmi).into();
         out.nmi.pending = self.arch.events.nmis;
         out.nmi.masked = self.nmi_blocked().into();
+        out.smi.latched_init = self.has_latched_init().into();
         out.flags = valid::NMI_PENDING | valid::SHADOW | valid::SMM;
         if self.vm.caps.exception_payload() {
             out.flags |= valid::PAYLOAD;
@@ -237,7 +238,7 @@ impl Running<'_> {
         }
         let nr = new.interrupt.nr;
         if events.injected.is_some() {
-            events.user_interrupt = Some(nr);
+            self.restore_interrupt(nr);
         } else if new.interrupt.soft != 0 {
             events.injected = Some(Injected {
                 length: INT_N_LENGTH,
