@@ -39,7 +39,10 @@ use rkvm_core::{
         UserExit as EmulatorExit, //
     },
     irq::lapic::Config,
-    msr::store::GuestMsrs,
+    msr::{
+        rules::apic_base,
+        store::GuestMsrs, //
+    },
     regs::{
         dr,
         efer, //
@@ -88,13 +91,14 @@ use state::{
     mp_state::MpState, //
 };
 
-/// Default base, enabled.
-const APIC_BASE_RESET: u64 = 0xfee0_0800;
-/// The bootstrap processor.
-const APIC_BASE_BSP: u64 = 1 << 8;
-
 /// What the number of the last CPU is before there is one.
 const NO_CPU: u32 = u32::MAX;
+
+/// IA32_APIC_BASE after reset.
+fn apic_base_at_reset(is_bsp: bool) -> u64 {
+    let bsp = if is_bsp { apic_base::BSP } else { 0 };
+    apic_base::DEFAULT | apic_base::ENABLE | bsp
+}
 
 /// A VPID, if the host has them.
 fn vpid() -> Option<vpid::Vpid> {
@@ -293,7 +297,7 @@ impl Vcpu {
                 msr_filter: vm.msr_filter(),
                 xstate: None,
                 xcr0: 1,
-                apic_base: APIC_BASE_RESET | if is_bsp { APIC_BASE_BSP } else { 0 },
+                apic_base: apic_base_at_reset(is_bsp),
                 apic,
                 tpr: TprAccesses::default(),
                 sipi_vector: 0,

@@ -243,8 +243,10 @@ impl Running<'_> {
         });
     }
 
-    /// MSRs after reset; INIT keeps them.
+    /// MSRs after reset. INIT keeps them, but for the guest's control of speculation.
     pub(crate) fn reset_msrs(&mut self, init: bool) {
+        self.arch.msrs.spec_ctrl = 0;
+        self.hw.set_spec_ctrl(0, self.arch.spec_ctrl_used);
         if init {
             return;
         }

@@ -95,7 +95,13 @@ impl Running<'_> {
 
     /// Whether the APIC is switched on.
     pub(crate) fn apic_enabled(&self) -> bool {
-        self.apic_base() & (1 << 11) != 0
+        self.apic_base() & rules::apic_base::ENABLE != 0
+    }
+
+    /// Whether this is the bootstrap processor, which INIT starts anew at once. IA32_APIC_BASE says so, whoever was it at
+    /// reset.
+    pub(crate) fn is_bsp(&self) -> bool {
+        self.apic_base() & rules::apic_base::BSP != 0
     }
 
     /// Requests that the APIC and the clock make.

@@ -313,7 +313,7 @@ impl Running<'_> {
 
     /// User space older than KVM_SET_MP_STATE resets a processor that halts by its registers, RIP first.
     fn wake_if_reset(&mut self, s: &kvm_sregs) {
-        if self.vcpu.id == self.vm.caps.boot_cpu_id()
+        if self.is_bsp()
             && self.hw.read(GUEST_RIP) == RIP_RESET
             && s.cs.selector == 0xf000
             && s.cs.base == 0xffff_0000

@@ -28,6 +28,7 @@ mod hlt;
 mod huge_pages;
 mod hypercall;
 mod injection;
+mod init;
 mod ioeventfd;
 mod irqfd;
 mod kvmclock;
@@ -185,6 +186,7 @@ tests! {
     two_vms: "two VMs in turn and in two threads",
     state_cpu: "vCPU state ioctls read back",
     sync_regs: "KVM_CAP_SYNC_REGS: registers and events in kvm_run",
+    init: "INIT of bootstrap and other processors",
     state_vm: "IRQCHIP, PIT2 and CLOCK read back",
     coalesced_mmio: "coalesced MMIO and PIO",
     hypercall: "VMCALL, kvmclock",

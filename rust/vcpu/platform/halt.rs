@@ -251,12 +251,7 @@ impl Running<'_> {
             self.reset(true);
             self.reset_apic();
             self.forget_unhalt();
-            let bsp = self
-                .arch
-                .apic
-                .as_ref()
-                .is_some_and(|a| a.lapic.config().bsp);
-            self.arch.set_mp_state(if bsp {
+            self.arch.set_mp_state(if self.is_bsp() {
                 MpState::Runnable
             } else {
                 MpState::InitReceived
