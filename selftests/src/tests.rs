@@ -27,8 +27,8 @@ mod forced_emulation;
 mod hlt;
 mod huge_pages;
 mod hypercall;
-mod injection;
 mod init;
+mod injection;
 mod ioeventfd;
 mod irqfd;
 mod kvmclock;
@@ -60,9 +60,9 @@ mod pio;
 mod pio_string;
 mod pit;
 mod pv_features;
+mod restored_events;
 mod rtc;
 mod signal_mask;
-mod restored_events;
 mod signals;
 mod smp;
 mod split_irqchip;
@@ -148,11 +148,11 @@ tests! {
     forced_emulation: "the emulator beside the processor, in all modes",
     emulated_paging: "the emulator's page walk after CR0.WP and CR3 have changed",
     injection: "VCPU_EVENTS, KVM_NMI, KVM_INTERRUPT and its window",
+    restored_events: "what KVM_GET_VCPU_EVENTS tells goes on where it is restored",
     hlt: "HLT with and without an in-kernel local APIC",
     task_priority: "TPR, CR8 and the x2APIC's: what it holds back, and when that comes",
     tpr_access: "KVM_TPR_ACCESS_REPORTING",
     vapic: "KVM_SET_VAPIC_ADDR: the task priority in guest memory",
-    restored_events: "what KVM_GET_VCPU_EVENTS tells goes on where it is restored",
     apic_places: "the page of the local APIC: default, moved, gone; EOI of level interrupts",
     failed_entry: "a guest state that can't be entered, and mended",
     signals: "signals, immediate_exit, KVM_SET_SIGNAL_MASK",
@@ -182,11 +182,11 @@ tests! {
     pit: "PIT through PIC and I/O APIC",
     rtc: "KVM_IRQ_LINE_STATUS of the real-time clock",
     smp: "INIT and SIPI, interrupts between two vCPUs",
+    init: "INIT of bootstrap and other processors",
     syscall_msrs: "the MSRs of SYSCALL and TSC_AUX, two guests and the host in turn",
     two_vms: "two VMs in turn and in two threads",
     state_cpu: "vCPU state ioctls read back",
     sync_regs: "KVM_CAP_SYNC_REGS: registers and events in kvm_run",
-    init: "INIT of bootstrap and other processors",
     state_vm: "IRQCHIP, PIT2 and CLOCK read back",
     coalesced_mmio: "coalesced MMIO and PIO",
     hypercall: "VMCALL, kvmclock",

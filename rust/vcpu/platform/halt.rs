@@ -77,6 +77,10 @@ impl Running<'_> {
 
     /// Sleeps until there is a reason to run, or to look at requests. EINTR for a signal.
     pub(crate) fn block(&mut self) -> Result<Flow> {
+        if self.vcpu.requests.take(Request::DebugStep) {
+            // The debugger hears of its step over HLT before the wait, not behind it.
+            return Ok(self.report_step());
+        }
         if !self.may_wake() && self.while_blocked(Self::wait_for_event) == Wakeup::Signal {
             return Err(EINTR);
         }

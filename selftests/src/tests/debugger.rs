@@ -8,10 +8,13 @@ use crate::prefix::{Prefix, PREFIX};
 use crate::setup::{self, Mode, CODE};
 use crate::sys;
 use crate::tap::Tap;
+use crate::tests::signals;
 use crate::vcpu::{Exit, Vcpu};
 use crate::vm::Vm;
 use crate::{Outcome, MIB};
 use kvm_bindings::*;
+use std::thread;
+use std::time::Duration;
 
 const DB: u32 = 1;
 const BP: u32 = 3;
@@ -32,6 +35,7 @@ const VECTOR_PORT: u16 = 0x40;
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     stops(t, dev)?;
     leaves_in_a_step(t, dev)?;
+    steps_over_hlt(t, dev)?;
     general_detect(t, dev)?;
     held_back(t, dev)
 }
@@ -117,6 +121,27 @@ fn leaves_in_a_step(t: &mut Tap, dev: &Device) -> Outcome {
     );
     debugger_leaves(&vcpu)?;
     t.eq("the debugger leaves", vcpu.run()?, Exit::Hlt);
+    Ok(())
+}
+
+/// With the APIC in the kernel, where HLT waits: the step comes out before the wait.
+fn steps_over_hlt(t: &mut Tap, dev: &Device) -> Outcome {
+    let vm = Vm::with_irqchip(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let vcpu = vm.vcpu(0)?;
+    setup::start(&vcpu, &ram, Mode::Long, &asm64(|a| a.hlt()))?;
+    control(&vcpu, KVM_GUESTDBG_SINGLESTEP, [0; 8])?;
+    signals::catch()?;
+    let (result, mut vcpu) = signals::interrupt_after(vcpu, || {
+        thread::sleep(Duration::from_millis(300));
+    })?;
+    t.eq("a step over HLT", result, Ok(Exit::Debug(DB)));
+    t.eq("RIP", at(&mut vcpu).0, CODE + 1);
+    t.eq(
+        "the processor waits",
+        vcpu.fd.get_mp_state()?.mp_state,
+        KVM_MP_STATE_HALTED,
+    );
     Ok(())
 }
 
