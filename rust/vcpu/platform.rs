@@ -106,10 +106,12 @@ impl Running<'_> {
 
     /// Requests that the APIC and the clock make.
     pub(crate) fn handle_platform_requests(&mut self) -> Result<Flow> {
-        if self.vcpu.requests.take(Request::Apic) {
+        if self.vcpu.requests.test(Request::Apic) {
             if self.vm.irq.is_stale() {
+                // If it fails the request stays: who posts next need not kick.
                 self.vm.irq.rebuild_destinations()?;
             }
+            self.vcpu.requests.take(Request::Apic);
             self.take_inbox();
         }
         if self.vcpu.requests.take(Request::IoapicEoi) {

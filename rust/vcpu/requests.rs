@@ -88,7 +88,7 @@ impl Requests {
     /// Whether there is any.
     #[inline]
     pub(crate) fn any(&self) -> bool {
-        self.bits.load(Ordering::Relaxed) != 0
+        self.bits.load(Ordering::SeqCst) != 0
     }
 
     /// Whether this one is set.
