@@ -9,6 +9,8 @@
 pub const TIME_INFO_BYTES: usize = 32;
 /// Bytes of `struct pvclock_wall_clock`.
 pub const WALL_CLOCK_BYTES: usize = 12;
+/// Bytes of `struct kvm_clock_pairing`.
+pub const CLOCK_PAIRING_BYTES: usize = 64;
 /// PVCLOCK_TSC_STABLE_BIT: the pages of all vCPUs agree.
 pub const TSC_STABLE: u8 = 1 << 0;
 /// PVCLOCK_GUEST_STOPPED: the guest did not run for a while, which is no reason for its watchdogs to bark.
@@ -106,6 +108,15 @@ pub fn wall_clock(version: u32, epoch_ns: u64) -> [u8; WALL_CLOCK_BYTES] {
     wall
 }
 
+/// `struct kvm_clock_pairing`: the time of day in nanoseconds since 1970, and the guest's TSC at that moment.
+pub fn clock_pairing(epoch_ns: u64, tsc: u64) -> [u8; CLOCK_PAIRING_BYTES] {
+    let mut pair = [0; CLOCK_PAIRING_BYTES];
+    put(&mut pair, 0, &(epoch_ns / NS_PER_SEC).to_le_bytes());
+    put(&mut pair, 8, &(epoch_ns % NS_PER_SEC).to_le_bytes());
+    put(&mut pair, 16, &tsc.to_le_bytes());
+    pair
+}
+
 /// The version while a structure whose version was `old` is being written; one more when it is complete.
 pub const fn version_while_writing(old: u32) -> u32 {
     old.wrapping_add(1) | 1
@@ -174,6 +185,17 @@ mod tests {
         assert_eq!(page[24..], [1, 0, 0, 0x80, 0xff, 3, 0, 0]);
         let wall = wall_clock(2, 3 * NS_PER_SEC + 4);
         assert_eq!(wall, [2, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0]);
+        let pair = clock_pairing(3 * NS_PER_SEC + 4, 5);
+        assert_eq!(
+            pair[..24],
+            [
+                [3, 0, 0, 0, 0, 0, 0, 0],
+                [4, 0, 0, 0, 0, 0, 0, 0],
+                [5, 0, 0, 0, 0, 0, 0, 0]
+            ]
+            .concat()
+        );
+        assert_eq!(pair[24..], [0; 40]);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::{
     memory::NoMemory,
     sys::clock::{
         counts_tsc,
+        tsc_and_realtime_ns,
         turns, //
     },
     vcpu::{
@@ -162,6 +163,12 @@ impl Running<'_> {
         memory.write_scalar(at, version)?;
         memory.write(at, &pvclock::time_info(version, guest, scale, flags))?;
         memory.write_scalar(at, version.wrapping_add(1))
+    }
+
+    /// The host's time of day and the guest's TSC of one moment; `None` if the host does not trust its TSC.
+    pub(crate) fn clock_pairing(&self) -> Option<[u8; pvclock::CLOCK_PAIRING_BYTES]> {
+        let (tsc, realtime_ns) = tsc_and_realtime_ns()?;
+        Some(pvclock::clock_pairing(realtime_ns, self.arch.tsc.at(tsc)))
     }
 
     /// KVM_KVMCLOCK_CTRL. EINVAL for a guest that has no clock page.

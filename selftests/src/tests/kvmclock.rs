@@ -12,6 +12,7 @@ use crate::vm::Vm;
 use crate::{Outcome, MIB};
 use kvm_bindings::*;
 use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 const TSC: u32 = 0x10;
 const SYSTEM_TIME_NEW: u32 = 0x4b56_4d01;
@@ -59,7 +60,7 @@ impl Drop for Source {
 /// A vCPU with a clock page.
 pub struct Clocked {
     pub vcpu: Vcpu,
-    at: u64,
+    pub at: u64,
 }
 
 /// `struct pvclock_vcpu_time_info`.
@@ -75,7 +76,7 @@ pub struct Page {
 
 impl Page {
     /// The time at `tsc`, as a guest computes it.
-    fn time(&self, tsc: u64) -> u64 {
+    pub fn time(&self, tsc: u64) -> u64 {
         let ticks = tsc.wrapping_sub(self.tsc);
         let shifted = if self.shift >= 0 {
             ticks << self.shift
@@ -136,7 +137,52 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     stable(t, dev)?;
     distrusted(t, dev)?;
     set(t, dev)?;
+    pairing(t, dev)?;
     frequency(t, dev)
+}
+
+/// KVM_HC_CLOCK_PAIRING: the host's time of day and the guest's TSC of one moment.
+fn pairing(t: &mut Tap, dev: &Device) -> Outcome {
+    const CLOCK_PAIRING: u64 = 9;
+    const AT: u64 = DATA + 0x200;
+    const NO_MEMORY: u64 = 0x4000_0000;
+    const EFAULT: u64 = -14i64 as u64;
+    const EOPNOTSUPP: u64 = -95i64 as u64;
+    let vm = Vm::with_irqchip(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut vcpu = vm.vcpu(0)?;
+    let code = asm64(|a| {
+        a.vmcall()?;
+        a.out(i32::from(PORT), al)?;
+        a.hlt()
+    });
+    let mut call = |at: u64, clock: u64| -> Outcome<u64> {
+        setup::start(&vcpu, &ram, Mode::Long, &code)?;
+        vcpu.with_regs(|r| (r.rax, r.rbx, r.rcx) = (CLOCK_PAIRING, at, clock))?;
+        vcpu.run()?;
+        Ok(vcpu.regs()?.rax)
+    };
+    if !host_counts_tsc() {
+        t.eq(
+            "no pairing with a TSC that the host does not trust",
+            call(AT, 0)?,
+            EOPNOTSUPP,
+        );
+        return Ok(());
+    }
+    t.eq("a clock that there is not", call(AT, 1)?, EOPNOTSUPP);
+    t.eq("an address without memory", call(NO_MEMORY, 0)?, EFAULT);
+    t.eq("the time of day", call(AT, 0)?, 0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    t.ok("its seconds", ram.get64(AT).abs_diff(now) <= 60);
+    t.ok("its nanoseconds", ram.get64(AT + 8) < 1_000_000_000);
+    let tsc = vcpu.msr(TSC)?.unwrap_or(0);
+    let paired = ram.get64(AT + 16);
+    t.ok(
+        "the TSC, a moment ago",
+        paired < tsc && tsc - paired < 1 << 34,
+    );
+    Ok(())
 }
 
 /// A guest may use any vCPU's page with any vCPU's TSC if the flag says so: only if all TSCs are one.
