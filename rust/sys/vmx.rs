@@ -23,9 +23,8 @@ pub(crate) use enter::{
 };
 pub(crate) use loaded::Loaded;
 pub(crate) use ops::{
-    invept_global,
-    invept_single,
-    invvpid_single, //
+    invept,
+    invvpid, //
 };
 pub(crate) use user_return::{
     UserReturnMsr,

@@ -70,6 +70,7 @@ impl Arch {
             xsaves: self.caps.has(features::XSAVES),
             hlt_in_guest: self.hlt_in_guest,
             pause_in_guest: self.pause_in_guest,
+            vpid: self.vpid.is_some(),
             logs_writes: self.controls.secondary.has(Secondary::ENABLE_PML),
             apic: self.apic.as_ref().map(|apic| apic.lapic.place()),
             ..VcpuShape::default()

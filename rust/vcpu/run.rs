@@ -31,13 +31,16 @@ use super::{
     },
     Running, //
 };
-use crate::sys::{
-    cpu, trace,
-    vmx::{
-        invept_single,
-        invvpid_single,
-        EntryGuard,
-        EntryResult, //
+use crate::{
+    host::host,
+    sys::{
+        cpu, trace,
+        vmx::{
+            invept,
+            invvpid,
+            EntryGuard,
+            EntryResult, //
+        },
     },
 };
 
@@ -391,10 +394,11 @@ impl Running<'_> {
 
     /// Drops what this CPU caches of the guest's translations.
     fn flush_tlb(&self) {
+        let features = &host().vmcs.features;
         if let Some(vpid) = &self.arch.vpid {
-            invvpid_single(vpid.number());
+            invvpid(features.invvpid, vpid.number());
         }
-        invept_single(self.vm.memory.ept_pointer());
+        invept(features.invept, self.vm.memory.ept_pointer());
     }
 
     /// What `kvm_run` tells at every return.

@@ -102,6 +102,27 @@ impl core::fmt::Display for Missing {
     }
 }
 
+/// Whose cached translations INVEPT and INVVPID drop. The values are the instructions' types.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Scope {
+    /// Those of one EPT pointer or VPID.
+    Single = 1,
+    /// All. A processor that has the instruction without the other has this.
+    #[default]
+    All = 2,
+}
+
+impl Scope {
+    const fn of(single: bool) -> Self {
+        if single {
+            Self::Single
+        } else {
+            Self::All
+        }
+    }
+}
+
 /// What the processor has of what the parameters allow: the effective value of each switch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)] // the names are the parameters' and the controls'
@@ -115,10 +136,10 @@ pub struct Features {
     pub vpid: bool,
     /// INVVPID of one address.
     pub invvpid_addr: bool,
-    /// INVVPID of one VPID; without it only all of them.
-    pub invvpid_single: bool,
-    /// INVEPT of one EPT pointer; without it only all of them.
-    pub invept_context: bool,
+    /// How much one INVVPID drops.
+    pub invvpid: Scope,
+    /// How much one INVEPT drops.
+    pub invept: Scope,
     pub tpr_shadow: bool,
     pub flexpriority: bool,
     pub apicv: bool,
@@ -285,8 +306,8 @@ fn effective_features(caps: &CapabilityMsrs, params: &Params) -> Features {
             && secondary(Secondary::UNRESTRICTED_GUEST),
         vpid,
         invvpid_addr: vpid && cap(ept_vpid::INVVPID_ADDR),
-        invvpid_single: vpid && cap(ept_vpid::INVVPID_SINGLE),
-        invept_context: ept && cap(ept_vpid::INVEPT_CONTEXT),
+        invvpid: Scope::of(cap(ept_vpid::INVVPID_SINGLE)),
+        invept: Scope::of(cap(ept_vpid::INVEPT_CONTEXT)),
         tpr_shadow,
         flexpriority,
         apicv,
@@ -325,6 +346,8 @@ pub struct VcpuShape {
     pub pause_in_guest: bool,
     /// Some memory of the VM logs writes.
     pub logs_writes: bool,
+    /// The vCPU has a VPID.
+    pub vpid: bool,
     /// Guest CPUID has RDTSCP or RDPID.
     pub rdtscp: bool,
     /// Guest CPUID has INVPCID.
@@ -364,6 +387,7 @@ impl VmcsConfig {
             .set(Secondary::APIC_REGISTER_VIRT, apicv)
             .set(Secondary::VIRTUAL_INTR_DELIVERY, apicv)
             .set(Secondary::ENABLE_PML, f.pml && shape.logs_writes)
+            .set(Secondary::ENABLE_VPID, f.vpid && shape.vpid)
             .set(
                 Secondary::PAUSE_LOOP_EXITING,
                 f.ple && !shape.pause_in_guest,

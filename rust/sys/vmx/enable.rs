@@ -18,6 +18,8 @@ use kernel::{
     prelude::*, //
 };
 
+use rkvm_core::vmx::negotiate::Scope;
+
 use super::percpu::{
     self,
     CpuLocal, //
@@ -103,7 +105,7 @@ fn enable_here() -> i32 {
     if ret == 0 {
         // SAFETY: Own CPU.
         unsafe { *local.enabled.get() = true };
-        super::invept_global();
+        super::invept(Scope::All, 0);
     }
     ret
 }

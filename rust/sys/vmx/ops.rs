@@ -8,6 +8,7 @@
 use core::arch::asm;
 
 use rkvm_core::addr::Hpa;
+use rkvm_core::vmx::negotiate::Scope;
 
 /// Appends the exception-table entry for the instruction between the labels 2 and 3.
 macro_rules! fixup {
@@ -96,38 +97,43 @@ pub(super) unsafe fn vmptrld(vmcs: Hpa) {
     unsafe { asm!("2: vmptrld qword ptr [{p}]", fixup!(), p = in(reg) &vmcs.0, options(nostack)) };
 }
 
-const SINGLE_CONTEXT: u64 = 1;
-const ALL_CONTEXT: u64 = 2;
-
-fn invept(kind: u64, eptp: u64) {
+/// INVEPT on this CPU (SDM, "INVEPT"): of one EPT pointer, or of all.
+pub(crate) fn invept(scope: Scope, eptp: u64) {
     let descriptor = [eptp, 0];
     // SAFETY: INVEPT only drops cached translations.
     unsafe {
-        asm!("2: invept {k}, xmmword ptr [{d}]", fixup!(), k = in(reg) kind, d = in(reg) &descriptor, options(nostack))
+        asm!(
+            "2: invept {k}, xmmword ptr [{d}]",
+            "jna {failed}",
+            fixup!(),
+            k = in(reg) scope as u64,
+            d = in(reg) &descriptor,
+            failed = label { flush_failed() },
+            options(nostack)
+        )
     };
 }
 
-/// INVEPT of one EPT pointer on this CPU (SDM, "INVEPT", single-context).
-pub(crate) fn invept_single(eptp: u64) {
-    invept(SINGLE_CONTEXT, eptp);
-}
-
-/// INVEPT of everything on this CPU (all-context).
-pub(crate) fn invept_global() {
-    invept(ALL_CONTEXT, 0);
-}
-
-/// INVVPID of one VPID on this CPU (SDM, "INVVPID", single-context).
-pub(crate) fn invvpid_single(vpid: u16) {
+/// INVVPID on this CPU (SDM, "INVVPID"): of one VPID, or of all.
+pub(crate) fn invvpid(scope: Scope, vpid: u16) {
     let descriptor = [u64::from(vpid), 0];
     // SAFETY: INVVPID only drops cached translations.
     unsafe {
         asm!(
             "2: invvpid {k}, xmmword ptr [{d}]",
+            "jna {failed}",
             fixup!(),
-            k = in(reg) SINGLE_CONTEXT,
+            k = in(reg) scope as u64,
             d = in(reg) &descriptor,
+            failed = label { flush_failed() },
             options(nostack)
         )
     };
+}
+
+/// A bug: the scope is one that the processor has.
+#[cold]
+#[inline(never)]
+fn flush_failed() {
+    kernel::pr_err_once!("INVEPT or INVVPID failed: guests may use stale translations\n");
 }

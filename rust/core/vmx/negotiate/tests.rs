@@ -92,6 +92,29 @@ fn tigerlake_gets_everything() {
 }
 
 #[test]
+fn translations_are_dropped_as_the_processor_can() {
+    let scopes = |absent: u64| {
+        let caps = read_with(TIGERLAKE, |msr, value| {
+            Some(if msr == 0x48c { value & !absent } else { value })
+        });
+        let f = negotiate(&caps, &Params::default())
+            .expect("still usable")
+            .features;
+        assert!(f.ept && f.vpid);
+        (f.invept, f.invvpid)
+    };
+    assert_eq!(scopes(0), (Scope::Single, Scope::Single));
+    assert_eq!(
+        scopes(ept_vpid::INVEPT_CONTEXT),
+        (Scope::All, Scope::Single)
+    );
+    assert_eq!(
+        scopes(ept_vpid::INVVPID_SINGLE),
+        (Scope::Single, Scope::All)
+    );
+}
+
+#[test]
 fn a_processor_without_true_msrs_is_read_by_the_old_ones_and_named_for_what_it_lacks() {
     let caps = read(CORE2);
     assert_eq!(caps.primary.must, 0x0401_e172);
@@ -238,7 +261,7 @@ fn every_shape_is_consistent() {
                 ..Params::default()
             };
             let config = negotiate(&caps, &params).expect("all parameter sets run");
-            for shape_bits in 0..4096u32 {
+            for shape_bits in 0..8192u32 {
                 let bit = |n: u32| shape_bits & (1 << n) != 0;
                 let controls = config.controls_for(&VcpuShape {
                     apic: match (bit(0), bit(1), bit(2)) {
@@ -256,6 +279,7 @@ fn every_shape_is_consistent() {
                     xsaves: bit(9),
                     waitpkg: bit(10),
                     logs_writes: bit(11),
+                    vpid: bit(12),
                 });
                 assert_eq!(controls.broken_rule(), None, "{params:?} {shape_bits:x}");
                 assert!(caps.pin.permits(controls.pin.to_raw()));
@@ -265,6 +289,19 @@ fn every_shape_is_consistent() {
                 assert!(caps.entry.permits(controls.entry.to_raw()));
             }
         }
+    }
+}
+
+/// VM entry refuses the control with VPID 0.
+#[test]
+fn a_vcpu_for_which_there_is_no_vpid_left_runs_without() {
+    let config = negotiated(TIGERLAKE, Params::default());
+    for vpid in [false, true] {
+        let c = config.controls_for(&VcpuShape {
+            vpid,
+            ..VcpuShape::default()
+        });
+        assert_eq!(c.secondary.has(Secondary::ENABLE_VPID), vpid);
     }
 }
 

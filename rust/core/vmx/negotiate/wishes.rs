@@ -101,7 +101,8 @@ pub(super) const PRIMARY: &[Wish<Primary>] = wishes! { Primary:
 
 pub(super) const SECONDARY: &[Wish<Secondary>] = wishes! { Secondary:
     Required ENABLE_EPT if Ept,
-    Required ENABLE_VPID if Vpid,
+    // A vCPU for which there is no VPID left runs without.
+    Dynamic ENABLE_VPID if Vpid,
     Required UNRESTRICTED_GUEST if UnrestrictedGuest,
     Wanted WBINVD_EXITING,
     Wanted TSC_SCALING,
