@@ -74,6 +74,7 @@ void rkvm_write_pkru(u32 value);
 int rkvm_rdmsr_safe(u32 msr, u64 *value);
 int rkvm_wrmsr_safe(u32 msr, u64 value);
 void rkvm_cpuid(u32 leaf, u32 subleaf, u32 *regs);
+void rkvm_keep_kernel_features(u32 leaf, u32 subleaf, u32 *regs);
 u32 rkvm_tsc_khz(void);
 
 /* What an exit loads into the host's registers, of the CPU that it is called on. */

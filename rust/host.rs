@@ -140,12 +140,12 @@ impl Host {
     }
 }
 
-/// The host's CPUID instruction.
+/// The host's CPUID instruction. What the kernel does without, because it is broken or by its command line, no guest gets.
 pub(crate) struct HostCpu;
 
 impl HostCpuid for HostCpu {
     fn cpuid(&self, leaf: u32, subleaf: u32) -> Regs {
-        let [eax, ebx, ecx, edx] = msr::cpuid(leaf, subleaf);
+        let [eax, ebx, ecx, edx] = msr::kernel_cpuid(leaf, subleaf);
         Regs { eax, ebx, ecx, edx }
     }
 }

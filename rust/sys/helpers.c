@@ -228,6 +228,42 @@ void rkvm_cpuid(u32 leaf, u32 subleaf, u32 *regs)
 	cpuid_count(leaf, subleaf, &regs[0], &regs[1], &regs[2], &regs[3]);
 }
 
+/*
+ * Of the feature bits in @regs, which CPUID gave, those stay that the kernel uses: it clears what it was told to, or knows to be
+ * broken. It need not use five-level paging for a guest to do so.
+ */
+void rkvm_keep_kernel_features(u32 leaf, u32 subleaf, u32 *regs)
+{
+	const u32 *kept = boot_cpu_data.x86_capability;
+
+	switch (leaf) {
+	case 1:
+		regs[2] &= kept[CPUID_1_ECX];
+		regs[3] &= kept[CPUID_1_EDX];
+		break;
+	case 7:
+		if (subleaf == 0) {
+			regs[1] &= kept[CPUID_7_0_EBX];
+			regs[2] &= kept[CPUID_7_ECX] | BIT(X86_FEATURE_LA57 & 31);
+			regs[3] &= kept[CPUID_7_EDX];
+		} else if (subleaf == 1) {
+			regs[0] &= kept[CPUID_7_1_EAX];
+		}
+		break;
+	case 0xd:
+		if (subleaf == 1)
+			regs[0] &= kept[CPUID_D_1_EAX];
+		break;
+	case 0x80000001:
+		regs[2] &= kept[CPUID_8000_0001_ECX];
+		regs[3] &= kept[CPUID_8000_0001_EDX];
+		break;
+	case 0x80000008:
+		regs[1] &= kept[CPUID_8000_0008_EBX];
+		break;
+	}
+}
+
 u32 rkvm_tsc_khz(void)
 {
 	return tsc_khz;

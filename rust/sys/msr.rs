@@ -35,7 +35,15 @@ pub(crate) fn read_safe(msr: u32) -> Option<u64> {
     (unsafe { bindings::rkvm_rdmsr_safe(msr, &mut value) } == 0).then_some(value)
 }
 
-/// CPUID of this host, as the kernel sees it: EAX, EBX, ECX, EDX.
+/// CPUID of this host, as [`cpuid`], with the features that the kernel uses only.
+pub(crate) fn kernel_cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
+    let mut regs = cpuid(leaf, subleaf);
+    // SAFETY: Four registers are changed in the array.
+    unsafe { bindings::rkvm_keep_kernel_features(leaf, subleaf, regs.as_mut_ptr()) };
+    regs
+}
+
+/// CPUID of this host: EAX, EBX, ECX, EDX.
 pub(crate) fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
     let mut regs = [0; 4];
     // SAFETY: Four registers are written to the array.

@@ -11,6 +11,7 @@ use crate::vcpu::{Exit, Vcpu};
 use crate::vm::Vm;
 use crate::{Outcome, MIB};
 use kvm_bindings::*;
+use std::fs;
 
 const OSXSAVE: u32 = 1 << 27;
 const XSAVE: u32 = 1 << 26;
@@ -19,6 +20,7 @@ const CR4_OSXSAVE: u64 = 1 << 18;
 
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     supported(t, dev)?;
+    without_the_kernel(t, dev)?;
     guest(t, dev)?;
     follows_cr4(t, dev)?;
     after_run(t, dev)?;
@@ -82,6 +84,39 @@ fn supported(t: &mut Tap, dev: &Device) -> Outcome {
     keys.sort_unstable();
     keys.dedup();
     t.eq("no leaf comes twice", keys.len(), all);
+    Ok(())
+}
+
+/// What the host's kernel does without, because it is broken or by its command line, is not offered. The names are those of
+/// /proc/cpuinfo.
+fn without_the_kernel(t: &mut Tap, dev: &Device) -> Outcome {
+    let list = dev.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
+    let one = leaf(&list, 1, 0).unwrap_or_default();
+    let seven = leaf(&list, 7, 0).unwrap_or_default();
+    let extended = leaf(&list, 0x8000_0001, 0).unwrap_or_default();
+    let info = fs::read_to_string("/proc/cpuinfo")?;
+    let flags = info.lines().find(|l| l.starts_with("flags"));
+    let used: Vec<&str> = flags.unwrap_or_default().split_whitespace().collect();
+    for (name, register, bit) in [
+        ("pcid", one.ecx, 17),
+        ("avx", one.ecx, 28),
+        ("rdrand", one.ecx, 30),
+        ("fsgsbase", seven.ebx, 0),
+        ("hle", seven.ebx, 4),
+        ("smep", seven.ebx, 7),
+        ("erms", seven.ebx, 9),
+        ("rtm", seven.ebx, 11),
+        ("rdseed", seven.ebx, 18),
+        ("smap", seven.ebx, 20),
+        ("pku", seven.ecx, 3),
+        ("serialize", seven.edx, 14),
+        ("pdpe1gb", extended.edx, 26),
+    ] {
+        t.ok(
+            format!("{name} is offered only if the kernel uses it"),
+            used.contains(&name) || register & 1 << bit == 0,
+        );
+    }
     Ok(())
 }
 
