@@ -34,8 +34,33 @@ const DONE_PORT: u16 = 0x0e;
 
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     lists(t, dev)?;
+    restored(t, dev)?;
     by_ioctl(t, dev)?;
     by_guest(t, dev)
+}
+
+/// What the list names of one vCPU is taken by another one.
+fn restored(t: &mut Tap, dev: &Device) -> Outcome {
+    const LAST_BRANCHES: [u32; 4] = [0x1db, 0x1dc, 0x1dd, 0x1de];
+    let vm = Vm::with_irqchip(dev)?;
+    let (saved, new) = (vm.vcpu(0)?, vm.vcpu(1)?);
+    let list = dev.kvm.get_msr_index_list()?;
+    t.ok(
+        "the list has the last branches, as C KVM's",
+        LAST_BRANCHES.iter().all(|i| list.as_slice().contains(i)),
+    );
+    let mut refused = Vec::new();
+    for &index in list.as_slice() {
+        let Some(value) = saved.msr(index)? else {
+            refused.push(index);
+            continue;
+        };
+        if !new.set_msr(index, value)? {
+            refused.push(index);
+        }
+    }
+    t.eq("all that it names can be restored", refused, Vec::new());
+    Ok(())
 }
 
 fn lists(t: &mut Tap, dev: &Device) -> Outcome {
