@@ -139,7 +139,7 @@ pub(crate) fn check_extension(number: u64, vm: Option<&Vm>) -> usize {
     capabilities::check_extension(number, &facts) as usize
 }
 
-/// KVM_GET_SUPPORTED_CPUID and KVM_GET_EMULATED_CPUID: E2BIG, with the number in the header, if there is no room.
+/// KVM_GET_SUPPORTED_CPUID and KVM_GET_EMULATED_CPUID: E2BIG if there is no room.
 fn get_cpuid(arg: UserArg, fill: impl FnOnce(&mut [CpuidEntry]) -> Option<usize>) -> Result<usize> {
     let head: kvm_cpuid2 = arg.read()?;
     if head.nent == 0 {
