@@ -205,7 +205,7 @@ pub(crate) struct Arch {
     pub(crate) cpuid: cpuid::Cpuid,
     /// What follows from it.
     pub(crate) caps: GuestCaps,
-    /// The vCPU has run: CPUID and its like are fixed.
+    /// The guest has run here, for which waiting in HLT is not enough: CPUID and its like are fixed.
     pub(crate) has_run: bool,
     /// MSRs that are storage with rules.
     pub(crate) msrs: GuestMsrs,

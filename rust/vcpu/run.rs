@@ -177,7 +177,6 @@ impl Running<'_> {
 
     /// Runs the guest until something needs user space.
     fn run_guest(&mut self) -> Result {
-        self.arch.has_run = true;
         // An error leaves it so: what user space reads is not the exit before.
         self.vcpu.run.set_reason(UserExit::Unknown);
         self.thread_has_waited();
@@ -219,6 +218,7 @@ impl Running<'_> {
             }
         }
         if self.must_emulate() {
+            self.arch.has_run = true;
             let flow = self.emulate_invalid_state();
             self.read_vapic();
             return flow;
@@ -250,6 +250,7 @@ impl Running<'_> {
             if global_ctrl != self.arch.global_ctrl {
                 self.switch_global_ctrl(global_ctrl);
             }
+            self.arch.has_run = true;
             guard.commit(self.enabled_breakpoints());
             if self.has_vapic() {
                 return self.enter_with_vapic(guard);

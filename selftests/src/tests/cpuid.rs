@@ -7,11 +7,14 @@ use crate::device::Device;
 use crate::setup::{self, Mode};
 use crate::sys;
 use crate::tap::Tap;
+use crate::tests::signals;
 use crate::vcpu::{Exit, Vcpu};
 use crate::vm::Vm;
 use crate::{Outcome, MIB};
 use kvm_bindings::*;
 use std::fs;
+use std::thread;
+use std::time::Duration;
 
 const OSXSAVE: u32 = 1 << 27;
 const XSAVE: u32 = 1 << 26;
@@ -24,6 +27,7 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     guest(t, dev)?;
     follows_cr4(t, dev)?;
     after_run(t, dev)?;
+    after_wait(t, dev)?;
     monitor(t, dev)?;
     bad_input(t, dev)
 }
@@ -282,6 +286,28 @@ fn after_run(t: &mut Tap, dev: &Device) -> Outcome {
         }
     }
     t.errno("another one", vcpu.fd.set_cpuid2(&table), libc::EINVAL);
+    Ok(())
+}
+
+/// One that has only waited in HLT takes another table.
+fn after_wait(t: &mut Tap, dev: &Device) -> Outcome {
+    let vm = Vm::with_irqchip(dev)?;
+    let vcpu = vm.vcpu(0)?;
+    vcpu.fd.set_mp_state(kvm_mp_state {
+        mp_state: KVM_MP_STATE_HALTED,
+    })?;
+    signals::catch()?;
+    let (result, vcpu) = signals::interrupt_after(vcpu, || {
+        thread::sleep(Duration::from_millis(100));
+    })?;
+    t.ok("a vCPU waits in HLT", result.is_err());
+    let mut table = vcpu.fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES)?;
+    for e in table.as_mut_slice() {
+        if e.function == 7 && e.index == 0 {
+            e.ebx ^= 1;
+        }
+    }
+    t.success("and gets another table", vcpu.fd.set_cpuid2(&table));
     Ok(())
 }
 
