@@ -66,6 +66,7 @@ void rkvm_debugfs_remove(struct dentry *entry);
 bool rkvm_boot_cpu_has(u32 feature);
 bool rkvm_needs_l1d_flush(void);
 bool rkvm_needs_ibpb(void);
+u64 rkvm_absent_weaknesses(void);
 u64 rkvm_rdtsc_ordered(void);
 u64 rkvm_xgetbv(void);
 void rkvm_xsetbv(u64 value);

@@ -110,6 +110,7 @@ impl Registration {
             arch_capabilities: list::feature_value(
                 number::ARCH_CAPABILITIES,
                 &HostCpu,
+                cpu::absent_weaknesses(),
                 msr::read_safe,
             )
             .unwrap_or(0),

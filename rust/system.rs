@@ -31,6 +31,7 @@ use crate::{
     irq::Irqchip,
     nr,
     sys::{
+        cpu,
         fops::{
             anon_fd,
             DeviceOps, //
@@ -115,7 +116,7 @@ pub(crate) fn check_extension(number: u64, vm: Option<&Vm>) -> usize {
     let h = host();
     let may_be_split = vm.is_none_or(|vm| vm.irq.irqchip() == Irqchip::Split);
     let facts = HostFacts {
-        nr_vcpus: crate::sys::cpu::online().min(MAX_VCPUS as u32),
+        nr_vcpus: cpu::online().min(MAX_VCPUS as u32),
         max_vcpus: MAX_VCPUS as u32,
         max_vcpu_id: MAX_VCPU_IDS,
         nr_memslots: crate::memory::USER_SLOTS,
@@ -174,7 +175,8 @@ fn get_msr_list(arg: UserArg, list: impl Iterator<Item = u32>) -> Result<usize> 
 /// KVM_GET_MSRS on the device: feature MSRs. Returns how many were read before the first that is none.
 fn get_feature_msrs(arg: UserArg) -> Result<usize> {
     for_each_msr(arg, true, |entry| {
-        match list::feature_value(entry.index, &HostCpu, msr::read_safe) {
+        let absent = cpu::absent_weaknesses();
+        match list::feature_value(entry.index, &HostCpu, absent, msr::read_safe) {
             Some(value) => {
                 entry.data = value;
                 true

@@ -31,6 +31,12 @@ pub(crate) fn needs_ibpb() -> bool {
     unsafe { bindings::rkvm_needs_ibpb() }
 }
 
+/// Bits of IA32_ARCH_CAPABILITIES for the weaknesses that the CPUs do not have, by what the kernel knows of their models.
+pub(crate) fn absent_weaknesses() -> u64 {
+    // SAFETY: As above.
+    unsafe { bindings::rkvm_absent_weaknesses() }
+}
+
 /// Whether the CPUs raise #AC for locked accesses that cross cache lines ("split locks"), in guests as well.
 pub(crate) fn detects_split_locks() -> bool {
     cfg!(CONFIG_X86_BUS_LOCK_DETECT) && msr::boot_cpu_has(bindings::X86_FEATURE_SPLIT_LOCK_DETECT)

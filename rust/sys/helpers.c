@@ -188,6 +188,29 @@ bool rkvm_needs_ibpb(void)
 	return boot_cpu_has(X86_FEATURE_IBPB);
 }
 
+/* Bits of IA32_ARCH_CAPABILITIES for the weaknesses that the CPUs do not have, whether or not they say so there. */
+u64 rkvm_absent_weaknesses(void)
+{
+	u64 absent = 0;
+
+	if (!boot_cpu_has_bug(X86_BUG_CPU_MELTDOWN))
+		absent |= ARCH_CAP_RDCL_NO;
+	if (!boot_cpu_has_bug(X86_BUG_SPEC_STORE_BYPASS))
+		absent |= ARCH_CAP_SSB_NO;
+	if (!boot_cpu_has_bug(X86_BUG_MDS))
+		absent |= ARCH_CAP_MDS_NO;
+	if (!boot_cpu_has_bug(X86_BUG_GDS))
+		absent |= ARCH_CAP_GDS_NO;
+	if (!boot_cpu_has_bug(X86_BUG_RFDS))
+		absent |= ARCH_CAP_RFDS_NO;
+	if (!boot_cpu_has_bug(X86_BUG_ITS))
+		absent |= ARCH_CAP_ITS_NO;
+	/* Without RTM nobody needs to be told. */
+	if (boot_cpu_has(X86_FEATURE_RTM) && !boot_cpu_has_bug(X86_BUG_TAA))
+		absent |= ARCH_CAP_TAA_NO;
+	return absent;
+}
+
 u64 rkvm_rdtsc_ordered(void)
 {
 	return rdtsc_ordered();

@@ -95,10 +95,12 @@ pub fn advertised(msr: u32, have: Implemented, smm: bool) -> bool {
     saved(have, smm).any(|m| m == msr) || FEATURE.contains(&msr)
 }
 
-/// The value of a feature MSR (KVM_GET_MSRS on the system fd). `host` reads an MSR of the processor, if it is there.
+/// The value of a feature MSR (KVM_GET_MSRS on the system fd). `host` reads an MSR of the processor, if it is there;
+/// `absent` is that of [`super::rules::arch_capabilities`].
 pub fn feature_value(
     msr: u32,
     cpuid: &dyn HostCpuid,
+    absent: u64,
     mut host: impl FnMut(u32) -> Option<u64>,
 ) -> Option<u64> {
     match msr {
@@ -106,7 +108,7 @@ pub fn feature_value(
         ARCH_CAPABILITIES => {
             let has = cpuid.cpuid(0, 0).eax >= 7 && cpuid.cpuid(7, 0).edx & (1 << 29) != 0;
             let raw = if has { host(ARCH_CAPABILITIES) } else { None };
-            Some(super::rules::arch_capabilities(raw.unwrap_or(0)))
+            Some(super::rules::arch_capabilities(raw.unwrap_or(0), absent))
         }
         PLATFORM_INFO => Some(1 << 31),
         _ => None,

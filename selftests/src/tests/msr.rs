@@ -11,6 +11,7 @@ use crate::vcpu::{Exit, Vcpu};
 use crate::vm::Vm;
 use crate::{Outcome, MIB};
 use kvm_bindings::*;
+use std::fs;
 
 const TSC: u32 = 0x10;
 const FEATURE_CONTROL: u32 = 0x3a;
@@ -35,6 +36,7 @@ const DONE_PORT: u16 = 0x0e;
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     lists(t, dev)?;
     restored(t, dev)?;
+    weaknesses(t, dev)?;
     by_ioctl(t, dev)?;
     by_guest(t, dev)
 }
@@ -60,6 +62,30 @@ fn restored(t: &mut Tap, dev: &Device) -> Outcome {
         }
     }
     t.eq("all that it names can be restored", refused, Vec::new());
+    Ok(())
+}
+
+/// A guest hears of each weakness that the processor lacks; the host's kernel knows, even where no register tells.
+fn weaknesses(t: &mut Tap, dev: &Device) -> Outcome {
+    const ARCH_CAPABILITIES: u32 = 0x10a;
+    let vm = Vm::new(dev)?;
+    let offered = vm.vcpu(0)?.msr(ARCH_CAPABILITIES)?.unwrap_or(0);
+    let info = fs::read_to_string("/proc/cpuinfo")?;
+    let bugs = info.lines().find(|l| l.starts_with("bugs"));
+    let bugs: Vec<&str> = bugs.unwrap_or_default().split_whitespace().collect();
+    for (name, absent) in [
+        ("cpu_meltdown", 0),
+        ("spec_store_bypass", 4),
+        ("mds", 5),
+        ("gds", 26),
+        ("rfds", 27),
+        ("its", 62),
+    ] {
+        t.ok(
+            format!("{name}: the processor has it, or the guest is told"),
+            bugs.contains(&name) || offered & 1 << absent != 0,
+        );
+    }
     Ok(())
 }
 
