@@ -22,7 +22,7 @@ const fn page(n: u64) -> u64 {
 }
 
 /// The pages that the log of slot 1 tells, by number.
-fn dirty(vm: &Vm) -> Result<Vec<u64>, Errno> {
+pub fn dirty(vm: &Vm) -> Result<Vec<u64>, Errno> {
     let words = vm.fd.get_dirty_log(1, LEN)?;
     let bits = (0..).zip(words).flat_map(|(i, word)| {
         (0..64u64)

@@ -9,6 +9,7 @@ use crate::ram::Ram;
 use crate::setup::{self, Mode};
 use crate::sys;
 use crate::tap::Tap;
+use crate::tests::dirty_log::dirty;
 use crate::vcpu::Exit;
 use crate::vm::Vm;
 use crate::{Outcome, MIB, PAGE};
@@ -23,17 +24,6 @@ const SET: u64 = KVM_DIRTY_LOG_INITIALLY_SET as u64;
 
 const fn page(n: u64) -> u64 {
     LOGGED + n * PAGE as u64
-}
-
-/// The pages that the log of slot 1 tells, by number.
-fn dirty(vm: &Vm) -> Result<Vec<u64>, Errno> {
-    let words = vm.fd.get_dirty_log(1, LEN)?;
-    let bits = (0..).zip(words).flat_map(|(i, word)| {
-        (0..64u64)
-            .filter(move |b| word >> b & 1 != 0)
-            .map(move |b| i * 64 + b)
-    });
-    Ok(bits.collect())
 }
 
 /// Clears those of `bits` in the words from page `first` on.
