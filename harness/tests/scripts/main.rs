@@ -2,6 +2,7 @@
 
 //! The shell scripts around the harness, with stand-ins for what they call.
 
+mod cargo;
 mod ci;
 mod clean;
 mod kdir;
