@@ -34,6 +34,7 @@ pub mod irq;
 pub mod memslots;
 pub mod mmu;
 pub mod msr;
+pub mod nospec;
 pub mod pvclock;
 pub mod regs;
 mod search;

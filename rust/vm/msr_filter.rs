@@ -9,7 +9,10 @@ use kernel::{
     prelude::*,
     sync::Arc, //
 };
-use rkvm_core::msr::bitmap::Direction;
+use rkvm_core::{
+    msr::bitmap::Direction,
+    nospec, //
+};
 
 use super::Vm;
 use crate::{
@@ -77,7 +80,7 @@ impl Range {
         if self.flags & access == 0 {
             return None;
         }
-        let word = self.bitmap.get(n as usize / 64)?;
+        let word = nospec::get(&self.bitmap, n as usize / 64)?;
         Some(word >> (n % 64) & 1 != 0)
     }
 }

@@ -10,6 +10,7 @@ use super::features::{self, Feature, Implemented, WORDS, WORD_COUNT};
 use super::xstate::XstateSizes;
 use super::{kvm_feature, KVM_FEATURES_LEAF, KVM_SIGNATURE};
 use super::{CpuidEntry, HostCpuid, Regs, MAX_ENTRIES};
+use crate::nospec;
 use crate::regs::{cr4, efer};
 use crate::vmx::registers::RegisterRules;
 
@@ -93,9 +94,9 @@ impl CpuidIndex {
         index: u32,
     ) -> Option<&'e CpuidEntry> {
         let slot = if function & 0x8000_0000 != 0 {
-            self.extended.get((function & 0x7fff_ffff) as usize)
+            nospec::get(&self.extended, (function & 0x7fff_ffff) as usize)
         } else {
-            self.basic.get(function as usize)
+            nospec::get(&self.basic, function as usize)
         };
         match slot {
             Some(&NONE) => None,

@@ -23,6 +23,7 @@ use super::{
     Trigger,
     VcpuIndex, //
 };
+use crate::nospec;
 
 /// Number of pins.
 pub const PINS: usize = 24;
@@ -122,7 +123,7 @@ impl Ioapic {
             }
             sel => {
                 let pin = sel.wrapping_sub(0x10) >> 1;
-                let entry = self.regs.redirtbl.get(pin as usize).copied();
+                let entry = nospec::get(&self.regs.redirtbl, pin as usize).copied();
                 let entry = entry.unwrap_or(u64::MAX);
                 if sel & 1 == 0 {
                     entry as u32
@@ -152,7 +153,7 @@ impl Ioapic {
                     let pin = sel.wrapping_sub(0x10) >> 1;
                     if (pin as usize) < PINS {
                         self.write_entry(
-                            pin as u8,
+                            nospec::clamp(pin as usize, PINS) as u8,
                             sel & 1 != 0,
                             value,
                             has_resampler,

@@ -20,6 +20,7 @@ use super::{
     Shorthand,
     VcpuIndex, //
 };
+use crate::nospec;
 use core::ops::DerefMut;
 
 /// Destination of a broadcast in xAPIC format.
@@ -276,7 +277,7 @@ impl<E: DerefMut<Target = [Entry]>, P: DerefMut<Target = [u16]>> Map<E, P> {
             (DestMode::Physical, _) | (DestMode::Logical, Logical::X2Apic) if self.aliased => {
                 Candidates::All
             }
-            (DestMode::Physical, _) => match self.by_id.get(irq.dest as usize) {
+            (DestMode::Physical, _) => match nospec::get(&self.by_id, irq.dest as usize) {
                 Some(&index) if index != NONE => Candidates::One(index),
                 _ => Candidates::None,
             },
@@ -327,7 +328,7 @@ impl<E: DerefMut<Target = [Entry]>, P: DerefMut<Target = [u16]>> Map<E, P> {
         while mask != 0 {
             let bit = mask.trailing_zeros() as usize;
             mask &= mask.wrapping_sub(1);
-            if let Some(&index) = table.get(base.wrapping_add(bit)) {
+            if let Some(&index) = nospec::get(table, base.wrapping_add(bit)) {
                 if index != NONE {
                     look(index);
                 }

@@ -13,6 +13,7 @@ use super::{
     msi::MsiMessage,
     pic, //
 };
+use crate::nospec;
 use core::ops::DerefMut;
 
 /// GSIs and routes are below this (KVM_MAX_IRQ_ROUTES).
@@ -192,8 +193,8 @@ impl<R: DerefMut<Target = [Route]>, I: DerefMut<Target = [u16]>> Table<R, I> {
     /// The routes of a GSI, at most one for each chip, or one message.
     #[inline]
     pub fn get(&self, gsi: u32) -> &[Route] {
-        let begin = self.index.get(gsi as usize);
-        let end = self.index.get((gsi as usize).saturating_add(1));
+        let begin = nospec::get(&self.index, gsi as usize);
+        let end = nospec::get(&self.index, (gsi as usize).saturating_add(1));
         match (begin, end) {
             (Some(&begin), Some(&end)) => self
                 .routes
@@ -222,7 +223,7 @@ impl<R: DerefMut<Target = [Route]>, I: DerefMut<Target = [u16]>> Table<R, I> {
     }
 
     fn slot(&mut self, gsi: u32) -> Result<&mut u16, RouteError> {
-        self.index.get_mut(gsi as usize).ok_or(RouteError::Space)
+        nospec::get_mut(&mut self.index, gsi as usize).ok_or(RouteError::Space)
     }
 
     fn check(&mut self, route: &Route, options: Options) -> Result<(), RouteError> {

@@ -6,6 +6,7 @@
 
 use super::number::*;
 use super::{MsrError, Origin};
+use crate::nospec;
 
 /// Banks that a vCPU can have.
 pub const MAX_BANKS: usize = 32;
@@ -125,6 +126,7 @@ impl Mce {
     pub fn report(&mut self, report: &Report, cr4_mce: bool) -> Result<Delivery, MsrError> {
         let number = usize::from(report.bank);
         let exists = number < self.bank_count() && report.status & STATUS_VAL != 0;
+        let number = nospec::clamp(number, self.bank_count());
         let ctl2 = self.ctl2.get(number).copied().unwrap_or(0);
         let Some([ctl, status, addr, misc]) = self
             .banks
@@ -197,13 +199,13 @@ impl Mce {
     fn bank_slot(&mut self, msr: u32) -> Option<&mut u64> {
         let banks = self.bank_count();
         let n = msr.wrapping_sub(MC0_CTL) as usize;
-        self.banks.get_mut(n).filter(|_| n >> 2 < banks)
+        nospec::get_mut(&mut self.banks, n).filter(|_| n >> 2 < banks)
     }
 
     fn ctl2_slot(&mut self, msr: u32) -> Option<&mut u64> {
         let banks = self.bank_count();
         let n = msr.wrapping_sub(MC0_CTL2) as usize;
-        self.ctl2.get_mut(n).filter(|_| n < banks)
+        nospec::get_mut(&mut self.ctl2, n).filter(|_| n < banks)
     }
 
     /// Reads one.
@@ -223,11 +225,15 @@ impl Mce {
             MC0_CTL2..=MC31_CTL2 => {
                 let n = msr.wrapping_sub(MC0_CTL2) as usize;
                 let has = self.cap & MCG_CMCI_P != 0 || user;
-                self.ctl2.get(n).filter(|_| n < banks && has).copied()
+                nospec::get(&self.ctl2, n)
+                    .filter(|_| n < banks && has)
+                    .copied()
             }
             _ => {
                 let n = msr.wrapping_sub(MC0_CTL) as usize;
-                self.banks.get(n).filter(|_| n >> 2 < banks).copied()
+                nospec::get(&self.banks, n)
+                    .filter(|_| n >> 2 < banks)
+                    .copied()
             }
         };
         value.ok_or(MsrError::Invalid)

@@ -6,6 +6,7 @@
 
 use super::number::*;
 use super::MsrError;
+use crate::nospec;
 
 /// Variable ranges.
 const VARIABLE: usize = 8;
@@ -75,10 +76,16 @@ impl Mtrrs {
     fn slot(&mut self, msr: u32) -> Option<&mut u64> {
         let at = |first: u32| msr.wrapping_sub(first) as usize;
         match msr {
-            MTRR_PHYS_BASE0..=MTRR_PHYS_LAST => self.variable.get_mut(at(MTRR_PHYS_BASE0)),
+            MTRR_PHYS_BASE0..=MTRR_PHYS_LAST => {
+                nospec::get_mut(&mut self.variable, at(MTRR_PHYS_BASE0))
+            }
             MTRR_FIX64K_00000 => Some(&mut self.fix64k),
-            MTRR_FIX16K_80000..=MTRR_FIX16K_A0000 => self.fix16k.get_mut(at(MTRR_FIX16K_80000)),
-            MTRR_FIX4K_C0000..=MTRR_FIX4K_F8000 => self.fix4k.get_mut(at(MTRR_FIX4K_C0000)),
+            MTRR_FIX16K_80000..=MTRR_FIX16K_A0000 => {
+                nospec::get_mut(&mut self.fix16k, at(MTRR_FIX16K_80000))
+            }
+            MTRR_FIX4K_C0000..=MTRR_FIX4K_F8000 => {
+                nospec::get_mut(&mut self.fix4k, at(MTRR_FIX4K_C0000))
+            }
             MTRR_DEF_TYPE => Some(&mut self.def_type),
             _ => None,
         }

@@ -5,6 +5,7 @@
 use kernel::prelude::*;
 use rkvm_core::{
     exception::Exception,
+    nospec,
     regs::{
         cr4,
         dr, //
@@ -100,7 +101,9 @@ impl Running<'_> {
     /// DR0 to DR7; 4 and 5 are 6 and 7.
     pub(crate) fn debug_register(&self, n: u8) -> u64 {
         match n {
-            0..=3 => self.arch.debug.db.get(usize::from(n)).copied().unwrap_or(0),
+            0..=3 => nospec::get(&self.arch.debug.db, n.into())
+                .copied()
+                .unwrap_or(0),
             4 | 6 => self.arch.debug.dr6,
             _ => self.arch.debug.dr7,
         }
@@ -112,7 +115,7 @@ impl Running<'_> {
         const DR7_WRITABLE: u64 = 0xffff_2bff;
         match n {
             0..=3 => {
-                if let Some(db) = self.arch.debug.db.get_mut(usize::from(n)) {
+                if let Some(db) = nospec::get_mut(&mut self.arch.debug.db, n.into()) {
                     *db = value;
                 }
             }
