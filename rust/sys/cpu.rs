@@ -31,10 +31,18 @@ pub(crate) fn needs_ibpb() -> bool {
     unsafe { bindings::rkvm_needs_ibpb() }
 }
 
-/// Bits of IA32_ARCH_CAPABILITIES for the weaknesses that the CPUs do not have, by what the kernel knows of their models.
+/// Bits of IA32_ARCH_CAPABILITIES for the weaknesses that the CPUs do not have, by what the kernel knows of their models and
+/// their microcode.
 pub(crate) fn absent_weaknesses() -> u64 {
+    const GDS_NO: u64 = 1 << 26;
     // SAFETY: As above.
-    unsafe { bindings::rkvm_absent_weaknesses() }
+    let absent = unsafe { bindings::rkvm_absent_weaknesses() };
+    // SAFETY: Reads how the kernel deals with this weakness.
+    if unsafe { (restricted().gds_ucode_mitigated)() } {
+        absent | GDS_NO
+    } else {
+        absent
+    }
 }
 
 /// Whether the CPUs raise #AC for locked accesses that cross cache lines ("split locks"), in guests as well.

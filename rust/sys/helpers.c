@@ -193,6 +193,9 @@ u64 rkvm_absent_weaknesses(void)
 {
 	u64 absent = 0;
 
+	/* A guest that enters guests of its own need not flush: every entry of it does, if need be. */
+	if (!boot_cpu_has_bug(X86_BUG_L1TF) || rkvm_needs_l1d_flush())
+		absent |= ARCH_CAP_SKIP_VMENTRY_L1DFLUSH;
 	if (!boot_cpu_has_bug(X86_BUG_CPU_MELTDOWN))
 		absent |= ARCH_CAP_RDCL_NO;
 	if (!boot_cpu_has_bug(X86_BUG_SPEC_STORE_BYPASS))

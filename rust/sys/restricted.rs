@@ -119,6 +119,8 @@ restricted! {
     perf_guest_get_msrs: fn(*mut i32, *mut c_void) -> *mut bindings::perf_guest_switch_msr;
     /// Loads the debug registers with the breakpoints that the kernel has on this CPU.
     hw_breakpoint_restore: fn();
+    /// Whether the microcode keeps gathers from leaking what is in the vector registers (GDS).
+    gds_ucode_mitigated: fn() -> bool;
     /// Loads the task's FPU state into the registers after something else had used them.
     switch_fpu_return: fn();
 }

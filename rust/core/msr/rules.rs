@@ -154,13 +154,15 @@ const ARCH_CAP_SUPPORTED: u64 = 1 << 0
     | 1 << 27
     | 1 << 28
     | 1 << 62;
+const ARCH_CAP_TAA_NO: u64 = 1 << 8;
 /// "No machine check on page-size change": concerns whoever maps huge pages for guests, and no guest has VMX.
 const ARCH_CAP_PSCHANGE_MC_NO: u64 = 1 << 6;
 
 /// The ARCH_CAPABILITIES that a guest is offered on a processor whose MSR reads `host` (0 where there is none). `absent`:
 /// bits of it for weaknesses that the processor lacks, though it may not say so.
 ///
-/// TSX_CTRL is left out: the MSR is not virtualised.
+/// TSX_CTRL is left out: the MSR is not virtualised. TAA_NO is the kernel's to say: a host that has switched RTM off says nothing
+/// to guests that could find it on elsewhere.
 pub const fn arch_capabilities(host: u64, absent: u64) -> u64 {
-    ((host | absent) & ARCH_CAP_SUPPORTED) | ARCH_CAP_PSCHANGE_MC_NO
+    (((host & !ARCH_CAP_TAA_NO) | absent) & ARCH_CAP_SUPPORTED) | ARCH_CAP_PSCHANGE_MC_NO
 }

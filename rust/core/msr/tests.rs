@@ -445,9 +445,9 @@ fn lists_name_only_what_there_is() {
         list::feature_value(ARCH_CAPABILITIES, &Everything, 0, |_| None),
         Some(0x40)
     );
-    // RDCL_NO by the MSR, ITS_NO by what the kernel knows; TSX_CTRL is not for guests.
+    // RDCL_NO by the MSR, ITS_NO by what the kernel knows; TSX_CTRL is not for guests, and TAA_NO not by the MSR alone.
     assert_eq!(
-        list::feature_value(ARCH_CAPABILITIES, &Everything, 1 << 62, |_| Some(0x81)),
+        list::feature_value(ARCH_CAPABILITIES, &Everything, 1 << 62, |_| Some(0x181)),
         Some(1 << 62 | 0x41)
     );
     assert_eq!(list::feature_value(TSC, &Everything, 0, |_| Some(7)), None);
@@ -458,6 +458,10 @@ fn unknown_msrs() {
     assert_eq!(
         unsupported(Origin::Guest, None, true, false),
         Err(MsrError::Unsupported)
+    );
+    assert_eq!(
+        list::feature_value(ARCH_CAPABILITIES, &Everything, 1 << 8, |_| Some(0x100)),
+        Some(0x140)
     );
     assert_eq!(unsupported(Origin::Guest, Some(5), false, true), Ok(0));
     assert_eq!(unsupported(Origin::User, Some(0), true, false), Ok(0));

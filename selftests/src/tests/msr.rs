@@ -68,6 +68,7 @@ fn restored(t: &mut Tap, dev: &Device) -> Outcome {
 /// A guest hears of each weakness that the processor lacks; the host's kernel knows, even where no register tells.
 fn weaknesses(t: &mut Tap, dev: &Device) -> Outcome {
     const ARCH_CAPABILITIES: u32 = 0x10a;
+    const GDS: &str = "/sys/devices/system/cpu/vulnerabilities/gather_data_sampling";
     let vm = Vm::new(dev)?;
     let offered = vm.vcpu(0)?.msr(ARCH_CAPABILITIES)?.unwrap_or(0);
     let info = fs::read_to_string("/proc/cpuinfo")?;
@@ -75,6 +76,7 @@ fn weaknesses(t: &mut Tap, dev: &Device) -> Outcome {
     let bugs: Vec<&str> = bugs.unwrap_or_default().split_whitespace().collect();
     for (name, absent) in [
         ("cpu_meltdown", 0),
+        ("l1tf", 3),
         ("spec_store_bypass", 4),
         ("mds", 5),
         ("gds", 26),
@@ -86,6 +88,23 @@ fn weaknesses(t: &mut Tap, dev: &Device) -> Outcome {
             bugs.contains(&name) || offered & 1 << absent != 0,
         );
     }
+    let gds = fs::read_to_string(GDS).unwrap_or_default();
+    let mended = gds.starts_with("Mitigation: Microcode");
+    t.eq(
+        format!(
+            "gds is told to be absent if it is, or by microcode ({})",
+            gds.trim()
+        ),
+        offered & 1 << 26 != 0,
+        !bugs.contains(&"gds") || mended,
+    );
+    // Without RTM there is nothing to tell.
+    let rtm = info.split_whitespace().any(|flag| flag == "rtm");
+    t.eq(
+        "taa is told to be absent if the processor has RTM and is not weak",
+        offered & 1 << 8 != 0,
+        rtm && !bugs.contains(&"taa"),
+    );
     Ok(())
 }
 
