@@ -221,7 +221,7 @@ impl Mce {
             MCG_CAP => Some(self.cap),
             MCG_STATUS => Some(self.status),
             MCG_CTL => (self.cap & MCG_CTL_P != 0 || user).then_some(self.ctl),
-            MCG_EXT_CTL => (self.cap & MCG_LMCE_P != 0 || user).then_some(self.ext_ctl),
+            MCG_EXT_CTL => Some(self.ext_ctl),
             MC0_CTL2..=MC31_CTL2 => {
                 let n = msr.wrapping_sub(MC0_CTL2) as usize;
                 let has = self.cap & MCG_CMCI_P != 0 || user;
@@ -254,10 +254,7 @@ impl Mce {
                 let has = self.cap & MCG_CTL_P != 0 || absent_ok;
                 Some(&mut self.ctl).filter(|_| has && (value == 0 || value == !0))
             }
-            MCG_EXT_CTL => {
-                let has = self.cap & MCG_LMCE_P != 0 || absent_ok;
-                Some(&mut self.ext_ctl).filter(|_| has && value & !1 == 0)
-            }
+            MCG_EXT_CTL => Some(&mut self.ext_ctl).filter(|_| value & !1 == 0),
             MC0_CTL2..=MC31_CTL2 => {
                 // CMCI_EN and the threshold.
                 let has = self.cap & MCG_CMCI_P != 0 || absent_ok;

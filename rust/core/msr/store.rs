@@ -205,9 +205,20 @@ impl GuestMsrs {
             return self.mtrrs.get(msr);
         }
         if Mce::holds(msr) {
+            self.reaches_mce(msr, ctx)?;
             return self.mce.get(msr, ctx.origin);
         }
         constant(msr).ok_or(MsrError::Unsupported)
+    }
+
+    /// The firmware switches local machine checks on in IA32_FEATURE_CONTROL: before that there is no MCG_EXT_CTL (SDM,
+    /// "Enabling Local Machine Check").
+    fn reaches_mce(&self, msr: u32, ctx: &Context<'_>) -> Result<(), MsrError> {
+        let off = self.feat_ctl & FEAT_CTL_LMCE_ON == 0;
+        if msr == MCG_EXT_CTL && off && ctx.origin == Origin::Guest {
+            return Err(MsrError::Invalid);
+        }
+        Ok(())
     }
 
     /// Writes a stored MSR.
@@ -221,6 +232,7 @@ impl GuestMsrs {
             return Ok(Effect::None);
         }
         if Mce::holds(msr) {
+            self.reaches_mce(msr, ctx)?;
             self.mce.set(msr, value, ctx.origin)?;
             return Ok(Effect::None);
         }
@@ -304,7 +316,9 @@ impl GuestMsrs {
                 )
             }
             PLATFORM_INFO => (&mut self.platform_info, only(user)?, Effect::None),
-            ARCH_CAPABILITIES => (&mut self.arch_capabilities, only(user)?, Effect::None),
+            ARCH_CAPABILITIES if user => (&mut self.arch_capabilities, value, Effect::None),
+            // Not there for WRMSR.
+            ARCH_CAPABILITIES => return Err(MsrError::Unsupported),
             // The guest's attempt to load microcode goes nowhere.
             UCODE_REV if user => (&mut self.ucode_rev, value, Effect::None),
             UCODE_REV => {

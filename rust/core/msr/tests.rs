@@ -265,7 +265,10 @@ fn what_cpuid_hides_is_hidden_from_the_guest() {
     assert_eq!(msrs.set(SPEC_CTRL, 1 << 9, &guest), Err(MsrError::Invalid));
     assert_eq!(msrs.set(XSS, 1 << 11, &guest), Err(MsrError::Invalid));
     assert_eq!(msrs.get(ARCH_CAPABILITIES, &guest), Ok(0x40));
-    assert!(msrs.set(ARCH_CAPABILITIES, 0, &guest).is_err());
+    assert_eq!(
+        msrs.set(ARCH_CAPABILITIES, 0, &guest),
+        Err(MsrError::Unsupported)
+    );
 }
 
 #[test]
@@ -299,8 +302,14 @@ fn feature_control_has_what_the_guest_has_until_it_is_locked() {
     assert!(msrs.set(FEAT_CTL, LMCE_ON, &guest).is_err(), "no LMCE");
     assert_eq!(msrs.mce.setup(10 | MCG_LMCE_P), Ok(()));
     assert!(msrs.set(FEAT_CTL, 1 << 2, &guest).is_err(), "no VMX");
+    assert!(msrs.get(MCG_EXT_CTL, &guest).is_err(), "not on");
+    assert!(msrs.set(MCG_EXT_CTL, 1, &guest).is_err(), "not on");
+    assert_eq!(msrs.set(MCG_EXT_CTL, 0, &user), Ok(Effect::None));
     assert!(msrs.set(FEAT_CTL, LMCE_ON | 1, &guest).is_ok());
     assert_eq!(msrs.get(FEAT_CTL, &guest), Ok(LMCE_ON | 1));
+    assert_eq!(msrs.set(MCG_EXT_CTL, 1, &guest), Ok(Effect::None));
+    assert_eq!(msrs.get(MCG_EXT_CTL, &guest), Ok(1));
+    assert!(msrs.set(MCG_EXT_CTL, 2, &user).is_err(), "reserved");
     assert!(msrs.set(FEAT_CTL, LMCE_ON | 1, &guest).is_err(), "locked");
     assert!(msrs.set(FEAT_CTL, 1 << 3, &user).is_err(), "reserved");
     assert!(msrs.set(FEAT_CTL, 1 << 2, &user).is_ok());
@@ -450,6 +459,10 @@ fn lists_name_only_what_there_is() {
         list::feature_value(ARCH_CAPABILITIES, &Everything, 1 << 62, |_| Some(0x181)),
         Some(1 << 62 | 0x41)
     );
+    assert_eq!(
+        list::feature_value(ARCH_CAPABILITIES, &Everything, 1 << 8, |_| Some(0x100)),
+        Some(0x140)
+    );
     assert_eq!(list::feature_value(TSC, &Everything, 0, |_| Some(7)), None);
 }
 
@@ -458,10 +471,6 @@ fn unknown_msrs() {
     assert_eq!(
         unsupported(Origin::Guest, None, true, false),
         Err(MsrError::Unsupported)
-    );
-    assert_eq!(
-        list::feature_value(ARCH_CAPABILITIES, &Everything, 1 << 8, |_| Some(0x100)),
-        Some(0x140)
     );
     assert_eq!(unsupported(Origin::Guest, Some(5), false, true), Ok(0));
     assert_eq!(unsupported(Origin::User, Some(0), true, false), Ok(0));

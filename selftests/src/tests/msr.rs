@@ -374,6 +374,7 @@ fn feature_control(t: &mut Tap, vcpu: &mut Vcpu) -> Outcome {
     const LOCKED: u64 = 1 << 0;
     const LMCE_ON: u64 = 1 << 20;
     const MCG_LMCE_P: u64 = 1 << 27;
+    const MCG_EXT_CTL: u32 = 0x4d0;
     t.eq(
         "LMCE can't be switched on where it is not",
         access(vcpu, true, FEATURE_CONTROL, LMCE_ON)?,
@@ -384,6 +385,11 @@ fn feature_control(t: &mut Tap, vcpu: &mut Vcpu) -> Outcome {
         sys::ioctl_mut(vcpu.raw(), KVM_X86_SETUP_MCE, &mut (10 | MCG_LMCE_P)),
         Ok(0),
     );
+    t.eq(
+        "MCG_EXT_CTL is #GP(0) as long as LMCE is off",
+        access(vcpu, false, MCG_EXT_CTL, 0)?,
+        None,
+    );
     t.ok(
         "the guest switches LMCE on and locks that",
         access(vcpu, true, FEATURE_CONTROL, LMCE_ON | LOCKED)?.is_some(),
@@ -392,6 +398,11 @@ fn feature_control(t: &mut Tap, vcpu: &mut Vcpu) -> Outcome {
         "the guest reads it",
         access(vcpu, false, FEATURE_CONTROL, 0)?,
         Some(LMCE_ON | LOCKED),
+    );
+    t.eq(
+        "and MCG_EXT_CTL",
+        access(vcpu, false, MCG_EXT_CTL, 0)?,
+        Some(0),
     );
     t.eq(
         "what is locked is #GP(0)",

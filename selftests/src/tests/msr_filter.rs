@@ -22,6 +22,7 @@ const FILTERED: u32 = 1 << 2;
 const UNKNOWN: u32 = 1 << 1;
 const KERNEL_GS_BASE: u32 = 0xc000_0102;
 const NONE: u32 = 0xdead_0001;
+const ARCH_CAPABILITIES: u32 = 0x10a;
 
 fn filter(flags: u64, range: [u64; 3]) -> Filter {
     let mut f = [0; 49];
@@ -80,6 +81,8 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         a.mov(ecx, NONE)?;
         a.wrmsr()?;
         a.mov(ecx, KERNEL_GS_BASE)?;
+        a.mov(ecx, ARCH_CAPABILITIES)?;
+        a.wrmsr()?;
         a.rdmsr()?;
         a.hlt()
     });
@@ -113,6 +116,17 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     t.eq("the read had user space's answer", vcpu.regs()?.r8, 0x7777);
     answer(&mut vcpu, 0);
     t.success("without the filter", set(&filter(0, [0; 3])));
+    t.eq(
+        "one that WRMSR does not know",
+        vcpu.run()?,
+        Exit::Other(KVM_EXIT_X86_WRMSR),
+    );
+    t.eq(
+        "its reason, number and value",
+        told(&mut vcpu),
+        (UNKNOWN, ARCH_CAPABILITIES, 0x7777),
+    );
+    answer(&mut vcpu, 0);
     t.eq("the guest reads by itself", vcpu.run()?, Exit::Hlt);
     t.eq("the register", vcpu.regs()?.rax, 0x1000);
 
