@@ -241,7 +241,7 @@ impl Running<'_> {
                 if self.has_clock_of_one_cpu() {
                     self.vcpu.requests.leave_guest_mode();
                     self.vcpu.requests.set_own(Request::ClockUpdate);
-                    self.vcpu.requests.set_own(Request::Event);
+                    self.take_event_back();
                     return Ok(Flow::Resume);
                 }
             }
