@@ -226,6 +226,14 @@ impl VcpuOps for Mirror {
         Err(Exception::GP0.into())
     }
 
+    fn implied_msr(&mut self, _: u32) -> Reply<u64> {
+        Err(Exception::GP0.into())
+    }
+
+    fn set_implied_msr(&mut self, _: u32, _: u64) -> Reply {
+        Err(Exception::GP0.into())
+    }
+
     fn read_pmc(&mut self, _: u32) -> Reply<u64> {
         Err(Exception::GP0.into())
     }

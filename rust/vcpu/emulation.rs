@@ -55,10 +55,7 @@ use rkvm_core::{
 
 use super::{
     events::Injected,
-    exits::{
-        msr::REASON_UNKNOWN,
-        registers::set_gpr, //
-    },
+    exits::registers::set_gpr,
     requests,
     run::{
         Completion,
@@ -198,7 +195,8 @@ impl Running<'_> {
         let mut view = View::new(self, operand);
         let outcome = f(&mut emulator, &mut regs, &mut view);
         let halt_exit = view.halt_exit();
-        let flow = self.finish_emulation(outcome, &regs, &mut emulator);
+        let msr_reason = view.msr_reason();
+        let flow = self.finish_emulation(outcome, &regs, &mut emulator, msr_reason);
         self.arch.emulator = Some(emulator);
         if halt_exit && matches!(flow, Ok(Flow::Resume)) {
             self.vcpu.run.set_reason(UserExit::Hlt);
@@ -222,6 +220,7 @@ impl Running<'_> {
         outcome: Outcome,
         regs: &Regs,
         emulator: &mut Emulator,
+        msr_reason: u32,
     ) -> Result<Flow> {
         match outcome {
             Outcome::Completed(c) => {
@@ -232,7 +231,7 @@ impl Running<'_> {
                 if let Some(c) = completed {
                     self.commit(regs, &c);
                 }
-                Ok(self.exit_for_emulator(exit, emulator))
+                Ok(self.exit_for_emulator(exit, emulator, msr_reason))
             }
             Outcome::Inject(e, completed) => {
                 if let Some(c) = completed {
@@ -343,7 +342,7 @@ impl Running<'_> {
     }
 
     /// Fills `kvm_run` for what only user space can do.
-    fn exit_for_emulator(&mut self, exit: Request, emulator: &Emulator) -> Flow {
+    fn exit_for_emulator(&mut self, exit: Request, emulator: &Emulator, msr_reason: u32) -> Flow {
         self.arch.completion = Completion::Emulator;
         let run = &self.vcpu.run;
         match exit {
@@ -361,8 +360,8 @@ impl Running<'_> {
                 let _ = run.pio().copy_to(0, emulator.data());
                 run.set_io(true, size, port, count);
             }
-            Request::ReadMsr { index } => run.set_msr(false, REASON_UNKNOWN, index, 0),
-            Request::WriteMsr { index, value } => run.set_msr(true, REASON_UNKNOWN, index, value),
+            Request::ReadMsr { index } => run.set_msr(false, msr_reason, index, 0),
+            Request::WriteMsr { index, value } => run.set_msr(true, msr_reason, index, value),
         }
         self.arch.emulator_exit = Some(exit);
         Flow::ToUser

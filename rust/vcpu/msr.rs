@@ -80,7 +80,8 @@ impl Running<'_> {
         self.update_msr_bitmap();
     }
 
-    fn get_known_msr(&mut self, msr: u32, origin: Origin) -> Result<u64, MsrError> {
+    /// As [`Self::get_msr`], past the filter.
+    pub(super) fn get_known_msr(&mut self, msr: u32, origin: Origin) -> Result<u64, MsrError> {
         Ok(match core_msr::handler(msr) {
             Handler::Store if msr == SPEC_CTRL => {
                 self.arch.msrs.get(msr, &self.msr_context(origin))?;
@@ -108,7 +109,13 @@ impl Running<'_> {
             .or_else(|e| self.unsupported(e, msr, origin, Some(value)).map(|_| ()))
     }
 
-    fn set_known_msr(&mut self, msr: u32, value: u64, origin: Origin) -> Result<(), MsrError> {
+    /// As [`Self::set_msr`], past the filter.
+    pub(super) fn set_known_msr(
+        &mut self,
+        msr: u32,
+        value: u64,
+        origin: Origin,
+    ) -> Result<(), MsrError> {
         match core_msr::handler(msr) {
             Handler::Store => {
                 let context = Context {

@@ -279,6 +279,11 @@ pub trait VcpuOps {
     fn read_msr(&mut self, index: u32) -> Reply<u64>;
     /// WRMSR with all its checks. [`Stop::User`] asks for [`super::UserExit::WriteMsr`].
     fn write_msr(&mut self, index: u32, value: u64) -> Reply;
+    /// An MSR that an instruction reads as a part of what it does, as SYSCALL does. User space does not hear of it, and
+    /// its filter does not apply.
+    fn implied_msr(&mut self, index: u32) -> Reply<u64>;
+    /// Replaces such an MSR.
+    fn set_implied_msr(&mut self, index: u32, value: u64) -> Reply;
     /// RDPMC with all its checks.
     fn read_pmc(&mut self, index: u32) -> Reply<u64>;
     /// The guest's time-stamp counter.

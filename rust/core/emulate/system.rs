@@ -326,7 +326,7 @@ impl Exec<'_> {
         match op {
             Op::Rdpid => {
                 self.need(Feature::Rdpid)?;
-                let value = self.ops.read_msr(TSC_AUX)?;
+                let value = self.ops.implied_msr(TSC_AUX)?;
                 let r = self.rm_register();
                 self.set_gpr(r, value & 0xffff_ffff);
                 return Ok(());
@@ -347,7 +347,7 @@ impl Exec<'_> {
             return Err(Exception::GP0.into());
         }
         if op == Op::Rdtscp {
-            let aux = self.ops.read_msr(TSC_AUX)?;
+            let aux = self.ops.implied_msr(TSC_AUX)?;
             self.set_gpr(Gpr::Rcx as u8, aux & 0xffff_ffff);
         }
         let value = self.ops.tsc();
@@ -377,9 +377,9 @@ impl Exec<'_> {
     fn swapgs(&mut self) -> Reply {
         /// IA32_KERNEL_GS_BASE.
         const KERNEL_GS_BASE: u32 = 0xc000_0102;
-        let kernel = self.ops.read_msr(KERNEL_GS_BASE)?;
+        let kernel = self.ops.implied_msr(KERNEL_GS_BASE)?;
         let mut gs = self.ops.segment(SegReg::Gs);
-        self.ops.write_msr(KERNEL_GS_BASE, gs.base)?;
+        self.ops.set_implied_msr(KERNEL_GS_BASE, gs.base)?;
         gs.base = kernel;
         self.ops.set_segment(SegReg::Gs, &gs);
         Ok(())

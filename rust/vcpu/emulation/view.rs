@@ -56,6 +56,8 @@ pub(super) struct View<'v, 'a> {
     device: bool,
     /// The instruction was a HLT that user space has to wait for: there is no APIC in the kernel.
     halt_exit: bool,
+    /// Why user space is asked for an MSR, as KVM_EXIT_X86_RDMSR and _WRMSR tell it.
+    msr_reason: u32,
 }
 
 impl<'v, 'a> View<'v, 'a> {
@@ -70,12 +72,18 @@ impl<'v, 'a> View<'v, 'a> {
             hint,
             device,
             halt_exit: false,
+            msr_reason: 0,
         }
     }
 
     /// Whether KVM_EXIT_HLT has to follow the instruction.
     pub(super) fn halt_exit(&self) -> bool {
         self.halt_exit
+    }
+
+    /// Why user space is asked for an MSR, if it is.
+    pub(super) fn msr_reason(&self) -> u32 {
+        self.msr_reason
     }
 
     /// The device register that the exit was for, if `at` is the operand it was for.
@@ -153,8 +161,10 @@ impl<'v, 'a> View<'v, 'a> {
         }
     }
 
-    fn msr_stop(&self, error: MsrError) -> Stop {
-        if self.r.vm.caps.user_space_msrs() & error.exit_reason() != 0 {
+    fn msr_stop(&mut self, error: MsrError) -> Stop {
+        let reason = error.exit_reason();
+        if self.r.vm.caps.user_space_msrs() & reason != 0 {
+            self.msr_reason = reason;
             Stop::User
         } else {
             Stop::Fault(Exception::GP0)

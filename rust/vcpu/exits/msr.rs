@@ -20,9 +20,6 @@ use crate::vcpu::{
     Running, //
 };
 
-/// KVM_MSR_EXIT_REASON_UNKNOWN.
-pub(crate) const REASON_UNKNOWN: u32 = MsrError::Unsupported.exit_reason();
-
 impl Running<'_> {
     fn msr_index(&self) -> u32 {
         self.hw.gpr(1) as u32

@@ -4,6 +4,7 @@
 
 use crate::asm::*;
 use crate::device::Device;
+use crate::prefix::{Prefix, PREFIX};
 use crate::setup::{self, Mode};
 use crate::sys;
 use crate::tap::Tap;
@@ -21,8 +22,8 @@ const WRITE: u64 = 2;
 const FILTERED: u32 = 1 << 2;
 const UNKNOWN: u32 = 1 << 1;
 const KERNEL_GS_BASE: u32 = 0xc000_0102;
-const NONE: u32 = 0xdead_0001;
 const ARCH_CAPABILITIES: u32 = 0x10a;
+const NONE: u32 = 0xdead_0001;
 
 fn filter(flags: u64, range: [u64; 3]) -> Filter {
     let mut f = [0; 49];
@@ -80,9 +81,9 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         a.mov(r8, rax)?;
         a.mov(ecx, NONE)?;
         a.wrmsr()?;
-        a.mov(ecx, KERNEL_GS_BASE)?;
         a.mov(ecx, ARCH_CAPABILITIES)?;
         a.wrmsr()?;
+        a.mov(ecx, KERNEL_GS_BASE)?;
         a.rdmsr()?;
         a.hlt()
     });
@@ -115,7 +116,6 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     );
     t.eq("the read had user space's answer", vcpu.regs()?.r8, 0x7777);
     answer(&mut vcpu, 0);
-    t.success("without the filter", set(&filter(0, [0; 3])));
     t.eq(
         "one that WRMSR does not know",
         vcpu.run()?,
@@ -127,6 +127,7 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         (UNKNOWN, ARCH_CAPABILITIES, 0x7777),
     );
     answer(&mut vcpu, 0);
+    t.success("without the filter", set(&filter(0, [0; 3])));
     t.eq("the guest reads by itself", vcpu.run()?, Exit::Hlt);
     t.eq("the register", vcpu.regs()?.rax, 0x1000);
 
@@ -142,6 +143,61 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         told(&mut vcpu),
         (FILTERED, KERNEL_GS_BASE, 0x1000),
     );
+    emulated(t, dev)
+}
+
+/// The emulator: the filter is for RDMSR and WRMSR, not for instructions that make use of an MSR.
+fn emulated(t: &mut Tap, dev: &Device) -> Outcome {
+    const TSC_AUX: u32 = 0xc000_0103;
+    let _prefix = match Prefix::on() {
+        Ok(prefix) => prefix,
+        Err(why) => {
+            t.skip("the filter and emulated instructions", why);
+            return Ok(());
+        }
+    };
+    let vm = Vm::new(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut vcpu = vm.vcpu(0)?;
+    let cap = kvm_enable_cap {
+        cap: KVM_CAP_X86_USER_SPACE_MSR,
+        args: [(FILTERED | UNKNOWN).into(), 0, 0, 0],
+        ..Default::default()
+    };
+    sys::ioctl_with(vm.raw(), sys::KVM_ENABLE_CAP, &cap)?;
+    let bits = [0u64];
+    let range = [READ | WRITE | 1 << 32, TSC_AUX.into(), bits.as_ptr() as u64];
+    sys::ioctl_with(vm.raw(), KVM_X86_SET_MSR_FILTER, &filter(0, range))?;
+    t.ok("TSC_AUX is set", vcpu.set_msr(TSC_AUX, 7)?);
+    let code = asm64(|a| {
+        a.db(&PREFIX)?;
+        a.rdpid(r8)?;
+        a.mov(ecx, TSC_AUX)?;
+        a.db(&PREFIX)?;
+        a.rdmsr()?;
+        a.db(&PREFIX)?;
+        a.wrmsr()?;
+        a.hlt()
+    });
+    setup::start(&vcpu, &ram, Mode::Long, &code)?;
+    let read = vcpu.run()?;
+    t.eq("a denied read", read, Exit::Other(KVM_EXIT_X86_RDMSR));
+    t.eq(
+        "its reason and number",
+        told(&mut vcpu),
+        (FILTERED, TSC_AUX, 0),
+    );
+    t.eq("RDPID was not denied", vcpu.regs()?.r8, 7);
+    answer(&mut vcpu, 0x1234);
+    let write = vcpu.run()?;
+    t.eq("a denied write", write, Exit::Other(KVM_EXIT_X86_WRMSR));
+    t.eq(
+        "its reason, number and value",
+        told(&mut vcpu),
+        (FILTERED, TSC_AUX, 0x1234),
+    );
+    answer(&mut vcpu, 0);
+    t.eq("the guest goes on", vcpu.run()?, Exit::Hlt);
     Ok(())
 }
 

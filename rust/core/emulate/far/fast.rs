@@ -60,9 +60,9 @@ impl Exec<'_> {
         if self.ops.efer() & efer::SCE == 0 {
             return Err(Exception::UD.into());
         }
-        let star = self.ops.read_msr(STAR)?;
-        let target = self.ops.read_msr(LSTAR)?;
-        let mask = self.ops.read_msr(FMASK)?;
+        let star = self.ops.implied_msr(STAR)?;
+        let target = self.ops.implied_msr(LSTAR)?;
+        let mask = self.ops.implied_msr(FMASK)?;
         let selector = (star >> 32) as u16 & 0xfffc;
         self.set_gpr(Gpr::Rcx as u8, self.next_rip());
         self.set_gpr(Gpr::R11 as u8, self.rflags);
@@ -84,7 +84,7 @@ impl Exec<'_> {
         if long && !self.canonical(target) {
             return Err(Exception::GP0.into());
         }
-        let star = (self.ops.read_msr(STAR)? >> 48) as u16;
+        let star = (self.ops.implied_msr(STAR)? >> 48) as u16;
         let cs = star.wrapping_add(if long { 16 } else { 0 }) | 3;
         let ss = star.wrapping_add(8) | 3;
         // RF, VM and the reserved bits are cleared.
@@ -100,12 +100,12 @@ impl Exec<'_> {
         if self.cr(Cr::Cr0) & cr0::PE == 0 {
             return Err(Exception::GP0.into());
         }
-        let base = self.ops.read_msr(SYSENTER_CS)? as u16 & 0xfffc;
+        let base = self.ops.implied_msr(SYSENTER_CS)? as u16 & 0xfffc;
         if base == 0 {
             return Err(Exception::GP0.into());
         }
-        let target = self.ops.read_msr(SYSENTER_EIP)?;
-        let stack = self.ops.read_msr(SYSENTER_ESP)?;
+        let target = self.ops.implied_msr(SYSENTER_EIP)?;
+        let stack = self.ops.implied_msr(SYSENTER_ESP)?;
         let long = self.long_mode();
         let width = if long { Width::B8 } else { Width::B4 };
         self.rflags &= !(rflags::VM | rflags::IF);
@@ -119,7 +119,7 @@ impl Exec<'_> {
 
     fn sysexit(&mut self) -> Reply {
         self.need(Feature::Sysenter)?;
-        let base = self.ops.read_msr(SYSENTER_CS)? as u16 & 0xfffc;
+        let base = self.ops.implied_msr(SYSENTER_CS)? as u16 & 0xfffc;
         if base == 0 || self.mode == Mode::Real {
             return Err(Exception::GP0.into());
         }

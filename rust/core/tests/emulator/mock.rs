@@ -44,6 +44,8 @@ pub struct Mock {
     pub dr: [u64; 8],
     pub efer: u64,
     pub msrs: std::collections::BTreeMap<u32, u64>,
+    /// User space answers RDMSR and WRMSR.
+    pub user_msrs: bool,
     pub seen: Vec<Seen>,
     /// Values for in-kernel device reads.
     pub answers: VecDeque<u8>,
@@ -136,6 +138,7 @@ impl Mock {
             dr: [0; 8],
             efer: if long { 0x500 } else { 0 },
             msrs: Default::default(),
+            user_msrs: false,
             seen: Vec::new(),
             answers: VecDeque::new(),
             user_ports: 0x8000,
@@ -408,16 +411,25 @@ impl VcpuOps for Mock {
     }
 
     fn read_msr(&mut self, index: u32) -> Reply<u64> {
-        if index >= 0xf000_0000 {
+        if index >= 0xf000_0000 || self.user_msrs {
             return Err(Stop::User);
         }
         self.msrs.get(&index).copied().ok_or(Exception::GP0.into())
     }
 
     fn write_msr(&mut self, index: u32, value: u64) -> Reply {
-        if index >= 0xf000_0000 {
+        if index >= 0xf000_0000 || self.user_msrs {
             return Err(Stop::User);
         }
+        self.msrs.insert(index, value);
+        Ok(())
+    }
+
+    fn implied_msr(&mut self, index: u32) -> Reply<u64> {
+        self.msrs.get(&index).copied().ok_or(Exception::GP0.into())
+    }
+
+    fn set_implied_msr(&mut self, index: u32, value: u64) -> Reply {
         self.msrs.insert(index, value);
         Ok(())
     }

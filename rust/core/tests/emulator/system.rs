@@ -57,6 +57,48 @@ fn invpcid_checks_type_and_descriptor() {
     bad(4, 0, true);
 }
 
+#[test]
+fn user_space_answers_no_msr_that_is_only_implied() {
+    const STAR: u32 = 0xc000_0081;
+    const LSTAR: u32 = 0xc000_0082;
+    const FMASK: u32 = 0xc000_0084;
+    const KERNEL_GS_BASE: u32 = 0xc000_0102;
+    const TSC_AUX: u32 = 0xc000_0103;
+    let run = |code: &[u8]| {
+        let mut m = Machine::new(Mode::Long64, code);
+        m.cpu.efer |= 1;
+        m.cpu.user_msrs = true;
+        for msr in [STAR, LSTAR, FMASK] {
+            m.cpu.msrs.insert(msr, 0);
+        }
+        m.cpu.msrs.insert(KERNEL_GS_BASE, 0x5000);
+        m.cpu.msrs.insert(TSC_AUX, 7);
+        m.regs.gpr[1] = u64::from(TSC_AUX);
+        (m.start(), m)
+    };
+    let (outcome, _) = run(&[0x0f, 0x32]);
+    let exit = UserExit::ReadMsr { index: TSC_AUX };
+    assert_eq!(outcome, Outcome::Exit(exit, None), "rdmsr");
+    for (what, code) in [
+        ("rdpid rax", &[0xf3, 0x0f, 0xc7, 0xf8][..]),
+        ("rdtscp", &[0x0f, 0x01, 0xf9]),
+        ("swapgs", &[0x0f, 0x01, 0xf8]),
+        ("syscall", &[0x0f, 0x05]),
+    ] {
+        let (outcome, m) = run(code);
+        assert!(
+            matches!(outcome, Outcome::Completed(_)),
+            "{what}: {outcome:?}"
+        );
+        match what {
+            "rdpid rax" => assert_eq!(m.regs.gpr[0], 7),
+            "rdtscp" => assert_eq!(m.regs.gpr[1], 7),
+            "swapgs" => assert_eq!(m.cpu.segments[SegReg::Gs as usize].base, 0x5000),
+            _ => {}
+        }
+    }
+}
+
 /// A virtual-8086 machine with INT 50h at IP 100h of segment 0, and the redirection bit of 50h as told.
 fn vm86(iopl: u64, redirected: bool) -> Machine {
     let mut m = Machine::new(Mode::Vm86, &[]);

@@ -286,6 +286,20 @@ impl VcpuOps for View<'_, '_> {
             .map_err(|e| self.msr_stop(e))
     }
 
+    fn implied_msr(&mut self, index: u32) -> Reply<u64> {
+        Ok(self
+            .r
+            .get_known_msr(index, Origin::Guest)
+            .map_err(|_| Exception::GP0)?)
+    }
+
+    fn set_implied_msr(&mut self, index: u32, value: u64) -> Reply {
+        Ok(self
+            .r
+            .set_known_msr(index, value, Origin::Guest)
+            .map_err(|_| Exception::GP0)?)
+    }
+
     fn read_pmc(&mut self, _index: u32) -> Reply<u64> {
         Err(Stop::Fault(Exception::GP0))
     }
