@@ -94,9 +94,9 @@ impl CpuidIndex {
         index: u32,
     ) -> Option<&'e CpuidEntry> {
         let slot = if function & 0x8000_0000 != 0 {
-            nospec::get(&self.extended, (function & 0x7fff_ffff) as usize)
+            nospec::get_masked(&self.extended, (function & 0x7fff_ffff) as usize)
         } else {
-            nospec::get(&self.basic, function as usize)
+            nospec::get_masked(&self.basic, function as usize)
         };
         match slot {
             Some(&NONE) => None,

@@ -101,7 +101,7 @@ impl Running<'_> {
     /// DR0 to DR7; 4 and 5 are 6 and 7.
     pub(crate) fn debug_register(&self, n: u8) -> u64 {
         match n {
-            0..=3 => nospec::get(&self.arch.debug.db, n.into())
+            0..=3 => nospec::get_masked(&self.arch.debug.db, n.into())
                 .copied()
                 .unwrap_or(0),
             4 | 6 => self.arch.debug.dr6,
