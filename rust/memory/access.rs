@@ -152,6 +152,17 @@ fn swapped<T>(exchange: Exchange<T>) -> Swapped {
     }
 }
 
+/// A page of the guest and the next one may lie anywhere in the VMM, so an address there is good up to the end of its page
+/// only: behind the last page of a slot is memory of the VMM's own.
+#[inline]
+fn in_one_page<T>(gpa: Gpa) -> Result<(), NoMemory> {
+    if size_of::<T>() as u64 <= gpa.bytes_to_page_end() {
+        Ok(())
+    } else {
+        Err(NoMemory)
+    }
+}
+
 impl Mmu {
     /// Reads guest memory; may cross pages.
     pub(crate) fn read(&self, gpa: Gpa, to: &mut [u8]) -> Result<(), NoMemory> {
@@ -165,16 +176,18 @@ impl Mmu {
         self.slots.read(&guard).write(gpa, from)
     }
 
-    /// Reads one integer in one access; it may not cross a page.
+    /// Reads one integer in one access. One that crosses a page is in no memory.
     #[inline]
     pub(crate) fn read_scalar<T: UserScalar>(&self, gpa: Gpa) -> Result<T, NoMemory> {
+        in_one_page::<T>(gpa)?;
         let guard = self.slots.srcu().read();
         self.slots.read(&guard).read_scalar(gpa)
     }
 
-    /// Writes one integer in one access; it may not cross a page.
+    /// Writes one integer in one access. One that crosses a page is in no memory.
     #[inline]
     pub(crate) fn write_scalar<T: UserScalar>(&self, gpa: Gpa, value: T) -> Result<(), NoMemory> {
+        in_one_page::<T>(gpa)?;
         let guard = self.slots.srcu().read();
         let slots = self.slots.read(&guard);
         let (hva, region) = slots.hva_to_write(gpa)?;

@@ -33,6 +33,7 @@ mod ioeventfd;
 mod irqfd;
 mod kvmclock;
 mod kvmclock_cpus;
+mod kvmclock_places;
 mod lapic_timer;
 mod lifecycle;
 mod limits;
@@ -196,6 +197,7 @@ tests! {
     tsc_halted: "a TSC that is set past the deadline of a vCPU in HLT",
     kvmclock: "flags and frequency of clock pages, and when they are written",
     kvmclock_cpus: "clock pages on a host that does not trust its TSC",
+    kvmclock_places: "clock pages that reach out of a memory slot",
     stats: "KVM_GET_STATS_FD",
     steal_time: "MSR_KVM_STEAL_TIME",
     bad_input: "errors of every ioctl",

@@ -92,18 +92,20 @@ impl Running<'_> {
         }
     }
 
-    /// The time of day at which the guest's clock was 0.
+    /// The time of day at which the guest's clock was 0. It may lie in two pages.
     fn write_wall_clock(&self, at: Gpa) -> Result<(), NoMemory> {
         if at.0 == 0 {
             return Ok(());
         }
         let memory = &self.vm.memory;
-        let version = pvclock::version_while_writing(memory.read_scalar::<u32>(at)?);
-        memory.write_scalar(at, version)?;
+        let mut old = [0; 4];
+        memory.read(at, &mut old)?;
+        let version = pvclock::version_while_writing(u32::from_le_bytes(old));
+        memory.write(at, &version.to_le_bytes())?;
         let now = self.vm.clock.lock().read();
         let epoch = now.realtime_ns.wrapping_sub(now.ns);
         memory.write(at, &pvclock::wall_clock(version, epoch))?;
-        memory.write_scalar(at, version.wrapping_add(1))
+        memory.write(at, &version.wrapping_add(1).to_le_bytes())
     }
 
     /// Writes the clock page, if the guest has one.
@@ -138,7 +140,11 @@ impl Running<'_> {
         }
     }
 
+    /// As with C KVM a clock that does not lie in one page is not written.
     fn write_time_info(&mut self, at: Gpa) -> Result<(), NoMemory> {
+        if at.bytes_to_page_end() < pvclock::TIME_INFO_BYTES as u64 {
+            return Err(NoMemory);
+        }
         let memory = &self.vm.memory;
         let (moment, stable) = {
             let clock = self.vm.clock.lock();
