@@ -165,18 +165,6 @@ impl Exception {
         Self::with_code(Vector::Gp, code as u32)
     }
 
-    /// #TS with a selector.
-    #[inline]
-    pub const fn ts(code: u16) -> Self {
-        Self::with_code(Vector::Ts, code as u32)
-    }
-
-    /// #NP with a selector.
-    #[inline]
-    pub const fn np(code: u16) -> Self {
-        Self::with_code(Vector::Np, code as u32)
-    }
-
     /// #SS with a selector or zero.
     #[inline]
     pub const fn ss(code: u16) -> Self {

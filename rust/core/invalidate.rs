@@ -86,13 +86,6 @@ impl InvalidateSeq {
         self.in_progress_at(at) || self.sequence.load(Ordering::Acquire) != sample.0
     }
 
-    /// As [`Self::must_retry`] for a use that is not one address: any invalidation counts.
-    #[inline]
-    pub fn must_retry_any(&self, sample: Sample) -> bool {
-        self.in_progress.load(Ordering::Acquire) != 0
-            || self.sequence.load(Ordering::Acquire) != sample.0
-    }
-
     /// Whether `at` is being invalidated now. Without the lock a hint only: a fault that sees it saves itself the
     /// lookup.
     #[inline]
@@ -112,7 +105,6 @@ mod tests {
         let seq = InvalidateSeq::new();
         let sample = seq.sample();
         assert!(!seq.must_retry(sample, 5));
-        assert!(!seq.must_retry_any(sample));
     }
 
     #[test]
@@ -124,7 +116,6 @@ mod tests {
         assert!(seq.must_retry(sample, 4));
         assert!(seq.must_retry(sample, 5));
         assert!(!seq.must_retry(sample, 6));
-        assert!(seq.must_retry_any(sample));
     }
 
     #[test]

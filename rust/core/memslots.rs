@@ -54,9 +54,8 @@ pub const INTERNAL_MEM_SLOTS: u16 = 3;
 pub const USER_MEM_SLOTS: u16 = MEM_SLOTS_NUM.wrapping_sub(INTERNAL_MEM_SLOTS);
 /// The private slot of the three pages of KVM_SET_TSS_ADDR.
 pub const TSS_PRIVATE_SLOT: u16 = USER_MEM_SLOTS;
-/// The private slot of the APIC-access page.
-pub const APIC_ACCESS_PAGE_PRIVATE_SLOT: u16 = USER_MEM_SLOTS.wrapping_add(1);
-/// The private slot of the page of KVM_SET_IDENTITY_MAP_ADDR.
+/// The private slot of the page of KVM_SET_IDENTITY_MAP_ADDR. C KVM has the APIC-access page in the one before, which is
+/// in no slot here.
 pub const IDENTITY_PAGETABLE_PRIVATE_SLOT: u16 = USER_MEM_SLOTS.wrapping_add(2);
 /// Largest number of 4 KiB pages in a slot of user space.
 pub const MEM_MAX_NR_PAGES: u64 = (1 << 31) - 1;
@@ -318,12 +317,5 @@ impl<'a, A> SlotTable<'a, A> {
                 let (first, after) = slot.region.gfns_of_hva_range(start, end)?;
                 Some((slot, first, after))
             })
-    }
-
-    /// Pages of all slots together.
-    pub fn total_pages(self) -> u64 {
-        self.by_gfn
-            .iter()
-            .fold(0, |sum: u64, s| sum.wrapping_add(s.region.npages))
     }
 }

@@ -23,7 +23,6 @@ use rkvm_core::{
         USER_MEM_SLOTS, //
     },
     mmu::{
-        age::WriteProtect,
         ept::{
             Budget,
             Progress,
@@ -256,7 +255,7 @@ impl Mmu {
         if host().vmcs.features.pml {
             ept.watch_writes(span, budget, pending)
         } else {
-            ept.write_protect(span, WriteProtect::ForLogging, budget, pending)
+            ept.write_protect(span, budget, pending)
         }
     }
 

@@ -347,16 +347,6 @@ impl GuestCaps {
     pub fn reserved_gpa_bits(&self) -> u64 {
         u64::MAX.checked_shl(self.maxphyaddr).unwrap_or(0)
     }
-
-    /// Linear address bits: 57 with LA57 switched on, else 48.
-    #[inline]
-    pub fn linear_address_bits(&self, guest_cr4: u64) -> u32 {
-        if guest_cr4 & cr4::LA57 != 0 {
-            57
-        } else {
-            48
-        }
-    }
 }
 
 /// Leaf 0x80000008, or 36 where there is none.

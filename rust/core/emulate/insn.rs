@@ -203,10 +203,4 @@ impl Insn {
         let mut prefixes = self.bytes.iter().take_while(|b| **b != OPCODE);
         prefixes.any(|b| *b == 0x3e)
     }
-
-    /// ModRM.mod.
-    #[inline]
-    pub const fn mode_bits(&self) -> u8 {
-        self.modrm >> 6
-    }
 }

@@ -403,8 +403,6 @@ impl Entry {
     }
 }
 
-/// MOV of an immediate to ModRM.rm.
-pub const MOV_IMM: Entry = Entry::of(Op::Mov, Loc::Rm, Loc::Imm, Imm::Z, MODRM);
 /// An instruction of a map that is not emulated, with ModRM.
 pub const NOT_EMULATED: Entry = NI_M;
 

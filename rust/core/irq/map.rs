@@ -126,16 +126,6 @@ impl<E: DerefMut<Target = [Entry]>, P: DerefMut<Target = [u16]>> Map<E, P> {
         map
     }
 
-    /// Gives the arrays back, to be used for another map.
-    pub fn into_parts(self) -> (E, P) {
-        (self.entries, self.by_id)
-    }
-
-    /// Whether ids are unique, so that hardware may virtualize IPIs and APICv need not be inhibited.
-    pub fn is_unique(&self) -> bool {
-        !self.aliased && self.logical != Logical::Mixed
-    }
-
     fn add_physical(&mut self, index: u16, entry: &Entry) {
         let id = if entry.x2apic || entry.x2apic_id > 0xff {
             entry.x2apic_id

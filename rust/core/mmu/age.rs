@@ -20,15 +20,6 @@ use super::memory::{
 };
 use crate::addr::Gfn;
 
-/// Why a leaf loses W.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WriteProtect {
-    /// To see the next write; it may be given back at once.
-    ForLogging,
-    /// Because writes have to be looked at, each of them (write tracking).
-    ForTracking,
-}
-
 impl<M: TableMemory> Ept<'_, M> {
     /// Whether a page of the range was accessed since it was made old (mmu_notifier `test_young`). Lock: read.
     pub fn test_young(&self, start: Gfn, end: Gfn) -> bool {
@@ -55,20 +46,16 @@ impl<M: TableMemory> Ept<'_, M> {
         young
     }
 
-    /// Takes W from the leaves that meet the span; large ones as a whole, to be split by the next write fault if the
-    /// slot then allows 4 KiB only. Lock: read.
+    /// Takes W from the leaves that meet the span, so that the next write is seen; from large ones as a whole, to be split
+    /// by the next write fault if the slot then allows 4 KiB only. Lock: read.
     pub fn write_protect(
         &self,
         span: &mut Span,
-        why: WriteProtect,
         budget: Budget,
         pending: &mut Pending,
     ) -> Progress {
         self.visit(span, budget, |leaf| {
-            let old = self.change(leaf, |entry| match why {
-                WriteProtect::ForLogging => entry.write_protected(),
-                WriteProtect::ForTracking => entry.write_forbidden(),
-            });
+            let old = self.change(leaf, Entry::write_protected);
             // An access-tracked leaf has no W to lose, but a translation from before its aging, not flushed, may.
             if old.is_some_and(|e| e.0 & Entry::WRITE != 0 || e.is_access_tracked()) {
                 pending.stale_entry();

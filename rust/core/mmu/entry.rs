@@ -50,12 +50,6 @@ impl Access {
         Self(self.0 | other.0)
     }
 
-    /// What both allow.
-    #[inline]
-    pub const fn intersection(self, other: Self) -> Self {
-        Self(self.0 & other.0)
-    }
-
     /// This without `other`.
     #[inline]
     pub const fn without(self, other: Self) -> Self {
@@ -147,7 +141,7 @@ impl Entry {
     pub const SW_SAVED_SHIFT: u32 = 52;
     /// The host page may be written.
     pub const SW_HOST_WRITABLE: u64 = 1 << 53;
-    /// W may be given back without asking slot or write tracking (dirty logging took it).
+    /// Slot and host allow W: where it is missing, dirty logging took it.
     pub const SW_MMU_WRITABLE: u64 = 1 << 55;
 
     const RWX: u64 = Self::READ | Self::WRITE | Self::EXECUTE;
@@ -258,16 +252,6 @@ impl Entry {
         }
     }
 
-    /// Whether the page may have been written by the guest through this entry.
-    #[inline]
-    pub const fn is_dirty(self, format: &Format) -> bool {
-        if format.ad {
-            self.0 & Self::DIRTY != 0
-        } else {
-            self.0 & Self::WRITE != 0
-        }
-    }
-
     /// The leaf, not accessed. Without accessed flags all rights go, R and X remembered, so that the next access faults.
     #[inline]
     pub const fn aged(self, format: &Format) -> Self {
@@ -298,12 +282,6 @@ impl Entry {
     #[inline]
     pub const fn write_protected(self) -> Self {
         Self(self.0 & !(Self::WRITE | Self::DIRTY))
-    }
-
-    /// Without W for good: not even logging may give it back.
-    #[inline]
-    pub const fn write_forbidden(self) -> Self {
-        Self(self.write_protected().0 & !Self::SW_MMU_WRITABLE)
     }
 
     /// Without the dirty flag.

@@ -236,7 +236,7 @@ impl<'m, M: TableMemory> Ept<'m, M> {
     }
 
     /// Calls `leaf` with the first frame, the level and the entry of each leaf that meets the span, in order: for
-    /// debugfs and checks. Lock: read.
+    /// checks. Lock: read.
     pub fn leaves(
         &self,
         span: &mut Span,

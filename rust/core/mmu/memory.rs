@@ -111,13 +111,13 @@ impl Pending {
     }
 
     /// Whether [`Pending::flush`] will call the flush.
-    #[inline]
+    #[cfg(test)]
     pub fn needs_flush(&self) -> bool {
         self.flush
     }
 
     /// Tables waiting.
-    #[inline]
+    #[cfg(test)]
     pub fn tables(&self) -> usize {
         self.chain.count
     }

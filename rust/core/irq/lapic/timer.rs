@@ -91,12 +91,6 @@ impl<S: Deref<Target = Shared>> Lapic<S> {
         }
     }
 
-    /// Mode of the timer.
-    #[inline]
-    pub fn timer_mode(&self) -> TimerMode {
-        self.timer.mode
-    }
-
     /// IA32_TSC_DEADLINE; 0 outside of the mode.
     #[inline]
     pub fn tsc_deadline(&self) -> u64 {

@@ -5,7 +5,6 @@
 use super::sim::*;
 use crate::addr::*;
 use crate::memslots::*;
-use crate::mmu::age::*;
 use crate::mmu::entry::*;
 use crate::mmu::ept::*;
 use crate::mmu::huge::*;
@@ -153,7 +152,6 @@ fn a_write_to_a_protected_large_page_splits_it() {
     let mut pending = Pending::new();
     let done = ept.write_protect(
         &mut Span::new(Gfn(0x40_0123), Gfn(0x40_0124)),
-        WriteProtect::ForLogging,
         Budget::UNLIMITED,
         &mut pending,
     );
@@ -351,7 +349,7 @@ fn watched_pages_stay_writable_if_they_are_small() {
         assert_eq!(pending.needs_flush(), flush, "only if something was lost");
         settle(&sim, pending);
         let small = ept.lookup(Gfn(4)).unwrap();
-        assert!(small.entry.permits(Access::W) && !small.entry.is_dirty(&AD));
+        assert!(small.entry.permits(Access::W) && small.entry.0 & Entry::DIRTY == 0);
         let large = ept.lookup(Gfn(700)).unwrap();
         assert_eq!(large.level, Level::Page2M);
         assert!(!large.entry.permits(Access::W) && large.entry.permits(Access::R));
@@ -360,7 +358,7 @@ fn watched_pages_stay_writable_if_they_are_small() {
     let _ = ept.map(&request(513, 1025, Level::Page4K, Access::W), &mut cache);
     let mut logged = std::vec::Vec::new();
     let _ = ept.leaves(&mut ept.whole(), Budget::UNLIMITED, |gfn, _, entry| {
-        if entry.is_dirty(&AD) {
+        if entry.0 & Entry::DIRTY != 0 {
             logged.push(gfn);
         }
     });

@@ -6,7 +6,6 @@ use super::ept_cases::request;
 use super::sim::*;
 use crate::addr::*;
 use crate::memslots::*;
-use crate::mmu::age::*;
 use crate::mmu::entry::*;
 use crate::mmu::ept::*;
 use crate::mmu::huge::*;
@@ -325,7 +324,7 @@ impl World {
             let progress = if self.pml {
                 ept.watch_writes(&mut span, budget, &mut pending)
             } else {
-                ept.write_protect(&mut span, WriteProtect::ForLogging, budget, &mut pending)
+                ept.write_protect(&mut span, budget, &mut pending)
             };
             self.settle(pending);
             match progress {

@@ -263,7 +263,7 @@ fn a_bad_segment_is_the_new_tasks_fault() {
     other_task(&mut m);
     m.cpu.put(OTHER_TSS_BASE + 84, &0x100u32.to_le_bytes());
     match m.start() {
-        Outcome::Inject(e, Some(_)) => assert_eq!(e, Exception::ts(0x100)),
+        Outcome::Inject(e, Some(_)) => assert_eq!(e, Exception::with_code(Vector::Ts, 0x100)),
         other => panic!("{other:?}"),
     }
     assert_eq!(m.regs.rip, 0x5000);
