@@ -7,7 +7,10 @@ use rkvm_core::{
     cpuid::{
         features::Implemented,
         kvm_feature,
-        xstate::XstateSizes,
+        xstate::{
+            XstateSizes,
+            SUPPORTED_XCR0, //
+        },
         HostCpuid,
         Regs, //
     },
@@ -40,7 +43,6 @@ const CPUID_7_ECX_UMIP: u32 = 1 << 2;
 const CPUID_7_ECX_OSPKE: u32 = 1 << 4;
 const CPUID_1_ECX_VMX: u32 = 1 << 5;
 const CPUID_1_ECX_HYPERVISOR: u32 = 1 << 31;
-const MSR_IA32_FEAT_CTL: u32 = 0x3a;
 const FEAT_CTL_LOCKED: u64 = 1 << 0;
 const FEAT_CTL_VMX_OUTSIDE_SMX: u64 = 1 << 2;
 
@@ -151,9 +153,6 @@ impl HostCpuid for HostCpu {
     }
 }
 
-/// XCR0 bits whose state the kernel switches for guests without being asked: x87, SSE, AVX, AVX-512, PKRU.
-const XCR0_SWITCHED: u64 = 0x2e7;
-
 /// What KVM's own CPUID leaf offers: the paravirtual clock, and that port 0x80 needs no delays.
 const KVM_FEATURES: u32 = kvm_feature::CLOCKSOURCE
     | kvm_feature::CLOCKSOURCE2
@@ -173,7 +172,7 @@ fn implemented(vmcs: &VmcsConfig, xstate: &GuestXState) -> Implemented {
         waitpkg: false,
         umip: msr::cpuid(7, 0)[2] & CPUID_7_ECX_UMIP != 0,
         spec_ctrl: true,
-        xcr0: xstate.host_xcr0 & XCR0_SWITCHED,
+        xcr0: xstate.host_xcr0 & SUPPORTED_XCR0,
         xss: 0,
         host_phys_bits: msr::cpuid(0x8000_0008, 0)[0] & 0xff,
         kvm_features: if cpu::counts_run_delay() {
@@ -216,7 +215,7 @@ pub(crate) fn check_cpu() -> Result {
         return Err(ENODEV);
     }
     let wanted = FEAT_CTL_LOCKED | FEAT_CTL_VMX_OUTSIDE_SMX;
-    if msr::read_safe(MSR_IA32_FEAT_CTL).is_some_and(|v| v & wanted == wanted) {
+    if msr::read_safe(number::FEAT_CTL).is_some_and(|v| v & wanted == wanted) {
         return Ok(());
     }
     pr_err!("VMX is switched off by the firmware (IA32_FEAT_CTL): switch VT-x on in its set-up\n");

@@ -38,11 +38,11 @@ use rkvm_core::{
         Emulator,
         UserExit as EmulatorExit, //
     },
-    irq::lapic::Config,
-    msr::{
-        rules::apic_base,
-        store::GuestMsrs, //
+    irq::lapic::{
+        apic_base,
+        Config, //
     },
+    msr::store::GuestMsrs,
     regs::{
         dr,
         efer, //
@@ -97,7 +97,7 @@ const NO_CPU: u32 = u32::MAX;
 /// IA32_APIC_BASE after reset.
 fn apic_base_at_reset(is_bsp: bool) -> u64 {
     let bsp = if is_bsp { apic_base::BSP } else { 0 };
-    apic_base::DEFAULT | apic_base::ENABLE | bsp
+    apic_base::DEFAULT | apic_base::ENABLED | bsp
 }
 
 /// A VPID, if the host has them.

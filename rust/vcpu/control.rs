@@ -9,6 +9,7 @@ use kernel::prelude::*;
 use rkvm_core::{
     addr::Gpa,
     exception::Exception,
+    mmu::walk::pdpte_is_valid,
     regs::{
         cr0,
         cr4,
@@ -290,22 +291,19 @@ impl Running<'_> {
     }
 
     /// Loads the four page-directory-pointer entries from where CR3 points (SDM, "PAE Paging"). #GP for reserved bits in one
-    /// that is present; nothing changes then.
+    /// that is present, and where no memory is; nothing changes then.
     pub(crate) fn load_pdptrs(&mut self, cr3: u64) -> Result<(), Exception> {
-        /// PDPTE bits 1, 2 and 5 to 8 are reserved.
-        const RESERVED_LOW: u64 = 0x1e6;
         let table = Gpa(cr3 & 0xffff_ffe0);
-        let reserved = self.arch.rules().cr3_reserved | RESERVED_LOW;
+        let no_address = self.arch.caps.reserved_gpa_bits();
         let mut entries = [0u64; 4];
         for (i, entry) in entries.iter_mut().enumerate() {
             let at = table.wrapping_add(8u64.wrapping_mul(i as u64));
             let mut bytes = [0; 8];
-            // A page directory pointer table outside RAM reads as not present.
-            *entry = match self.vm.memory.read(at, &mut bytes) {
-                Ok(()) => u64::from_le_bytes(bytes),
-                Err(_) => return Err(Exception::GP0),
-            };
-            if *entry & 1 != 0 && *entry & reserved != 0 {
+            if self.vm.memory.read(at, &mut bytes).is_err() {
+                return Err(Exception::GP0);
+            }
+            *entry = u64::from_le_bytes(bytes);
+            if !pdpte_is_valid(*entry, no_address) {
                 return Err(Exception::GP0);
             }
         }

@@ -13,7 +13,17 @@ pub(crate) mod virtual_apic;
 use kernel::prelude::*;
 use rkvm_core::{
     exception::Exception,
+    irq::lapic::apic_base,
     msr::{
+        number::{
+            TSC_DEADLINE,
+            X2APIC_EOI,
+            X2APIC_FIRST,
+            X2APIC_ICR,
+            X2APIC_SELF_IPI,
+            X2APIC_TIMER_INITIAL,
+            X2APIC_TPR, //
+        },
         rules,
         Handler,
         MsrError,
@@ -26,14 +36,6 @@ use super::{
     run::Flow,
     Running, //
 };
-
-const TSC_DEADLINE: u32 = 0x6e0;
-const X2APIC_TPR: u32 = 0x808;
-const X2APIC_EOI: u32 = 0x80b;
-const X2APIC_ICR: u32 = 0x830;
-const X2APIC_TIMER_INITIAL: u32 = 0x838;
-const X2APIC_SELF_IPI: u32 = 0x83f;
-const X2APIC_FIRST: u32 = 0x800;
 
 impl Running<'_> {
     /// CR8: the task priority.
@@ -95,13 +97,13 @@ impl Running<'_> {
 
     /// Whether the APIC is switched on.
     pub(crate) fn apic_enabled(&self) -> bool {
-        self.apic_base() & rules::apic_base::ENABLE != 0
+        self.apic_base() & apic_base::ENABLED != 0
     }
 
     /// Whether this is the bootstrap processor, which INIT starts anew at once. IA32_APIC_BASE says so, whoever was it at
     /// reset.
     pub(crate) fn is_bsp(&self) -> bool {
-        self.apic_base() & rules::apic_base::BSP != 0
+        self.apic_base() & apic_base::BSP != 0
     }
 
     /// Requests that the APIC and the clock make.

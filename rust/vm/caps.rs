@@ -12,6 +12,7 @@ use core::sync::atomic::{
 };
 
 use kernel::prelude::*;
+use rkvm_core::irq::routing::MAX_ROUTES;
 
 use super::{
     vcpus::MAX_VCPU_IDS,
@@ -61,9 +62,6 @@ const USER_SPACE_MSRS: u64 = 7;
 /// are less than 2^64 ns.
 pub(crate) const APIC_BUS_CYCLE_NS: u32 = 1;
 const MAX_APIC_BUS_CYCLE_NS: u64 = u64::MAX / (u32::MAX as u64 * 128);
-
-/// KVM_CAP_IRQ_ROUTING.
-const MAX_ROUTES: u32 = 4096;
 
 /// The switches.
 pub(crate) struct Caps {
@@ -266,7 +264,7 @@ impl Vm {
     fn split_irqchip(&self, pins: u64) -> Result {
         let pins = u32::try_from(pins)
             .ok()
-            .filter(|n| *n <= MAX_ROUTES)
+            .filter(|n| *n as usize <= MAX_ROUTES)
             .ok_or(EINVAL)?;
         let _setup = self.setup.lock();
         if self.vcpus.len() != 0 {

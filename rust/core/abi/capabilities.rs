@@ -5,6 +5,7 @@
 use super::reason::*;
 use super::Status;
 use super::Status::{Differs, Done, Excluded, Planned};
+use crate::irq::routing::MAX_ROUTES;
 
 /// A capability.
 #[derive(Clone, Copy, Debug)]
@@ -190,7 +191,7 @@ capabilities! {
     22 KVM_CAP_USER_NMI = Value(1), Done;
     23 KVM_CAP_SET_GUEST_DEBUG = Value(1), Done;
     24 KVM_CAP_REINJECT_CONTROL = Value(1), Done;
-    25 KVM_CAP_IRQ_ROUTING = Value(4096), Done;
+    25 KVM_CAP_IRQ_ROUTING = Value(MAX_ROUTES as u32), Done;
     26 KVM_CAP_IRQ_INJECT_STATUS = Value(1), Done;
     29 KVM_CAP_ASSIGN_DEV_IRQ = Value(0), Excluded(OBSOLETE);
     30 KVM_CAP_JOIN_MEMORY_REGIONS_WORKS = Value(1), Done;

@@ -22,7 +22,7 @@ pub const PKRU: u64 = 1 << 9;
 pub const AMX_PARTS: u64 = 3 << 17;
 /// AMX state, with what it needs.
 pub const AMX: u64 = FP | SSE | AMX_PARTS;
-/// All that rkvm can give to a guest without asking for more room for its state.
+/// All that rkvm gives to guests: states that the kernel switches for them without being asked.
 pub const SUPPORTED_XCR0: u64 = AVX512 | PKRU;
 
 /// Bytes of the legacy region and the header.

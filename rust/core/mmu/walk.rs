@@ -19,6 +19,7 @@ mod paging;
 mod permission;
 
 pub use paging::{
+    pdpte_is_valid,
     GuestPaging,
     PagingFeatures,
     PagingMode, //

@@ -5,6 +5,7 @@
 use super::{MsrError, Origin};
 use crate::cpuid::features;
 use crate::cpuid::guest::GuestCaps;
+use crate::irq::lapic::Mode;
 use crate::regs::{efer, is_canonical};
 
 /// Whether `value` may be in an MSR that holds a linear address.
@@ -76,31 +77,14 @@ pub const fn efer_write(
     Ok((value & !efer::LMA) | (old & efer::LMA))
 }
 
-/// Bits of IA32_APIC_BASE.
-#[allow(missing_docs)]
-pub mod apic_base {
-    pub const BSP: u64 = 1 << 8;
-    pub const X2APIC: u64 = 1 << 10;
-    pub const ENABLE: u64 = 1 << 11;
-    /// The base after reset.
-    pub const DEFAULT: u64 = 0xfee0_0000;
-}
-
-/// Whether IA32_APIC_BASE may change from `old` to `value` (SDM, "x2APIC State Transitions").
+/// Whether IA32_APIC_BASE may change from `old` to `value`, for a vCPU whose APIC is in user space.
 pub fn apic_base_valid(old: u64, value: u64, caps: &GuestCaps, origin: Origin) -> bool {
-    use apic_base::{ENABLE, X2APIC};
-    const MODE: u64 = ENABLE | X2APIC;
-    let x2apic = if caps.has(features::X2APIC) {
-        0
-    } else {
-        X2APIC
-    };
-    let reserved = caps.reserved_gpa_bits() | 0x2ff | x2apic;
-    let (from, to) = (old & MODE, value & MODE);
-    if value & reserved != 0 || to == X2APIC {
-        return false;
-    }
-    origin == Origin::User || !((from == MODE && to == ENABLE) || (from == 0 && to == MODE))
+    Mode::of(old).is_some_and(|old| {
+        let x2apic = caps.has(features::X2APIC);
+        let reserved = caps.reserved_gpa_bits();
+        old.after(value, x2apic, reserved, origin == Origin::User)
+            .is_ok()
+    })
 }
 
 /// IA32_SPEC_CTRL bits that this guest may set; 0 means that the guest has no such MSR.

@@ -342,10 +342,10 @@ fn efer_transitions() {
 
 #[test]
 fn apic_base_transitions() {
-    use rules::apic_base::{BSP, DEFAULT, ENABLE, X2APIC};
+    use crate::irq::lapic::apic_base::{BSP, DEFAULT, ENABLED, X2APIC};
     let caps = rich();
     let valid = |old, new, origin| rules::apic_base_valid(old, new, &caps, origin);
-    let (off, x, x2) = (DEFAULT, DEFAULT | ENABLE, DEFAULT | ENABLE | X2APIC);
+    let (off, x, x2) = (DEFAULT, DEFAULT | ENABLED, DEFAULT | ENABLED | X2APIC);
     for (old, new, guest) in [
         (off, x, true),
         (x, x2, true),

@@ -12,7 +12,10 @@ use rkvm_core::{
     },
     vmx::{
         event::EventInfo,
-        exit::ExitReason, //
+        exit::{
+            BasicExitReason,
+            ExitReason, //
+        },
     },
 };
 
@@ -32,18 +35,19 @@ pub(crate) enum Fast {
     Leave,
 }
 
-const EXCEPTION_NMI: u32 = 0;
-const EXTERNAL_INTERRUPT: u32 = 1;
-const CPUID: u32 = 10;
-const VMCALL: u32 = 18;
-const IO_INSTRUCTION: u32 = 30;
-const MSR_READ: u32 = 31;
-const MSR_WRITE: u32 = 32;
-const PREEMPTION_TIMER: u32 = 52;
-const APIC_ACCESS: u32 = 44;
-const EPT_MISCONFIGURATION: u32 = 49;
+// Of the whole field: an exit that any flag goes with is not a simple one.
+const EXCEPTION_NMI: u32 = BasicExitReason::ExceptionNmi as u32;
+const EXTERNAL_INTERRUPT: u32 = BasicExitReason::ExternalInterrupt as u32;
+const CPUID: u32 = BasicExitReason::Cpuid as u32;
+const VMCALL: u32 = BasicExitReason::Vmcall as u32;
+const IO_INSTRUCTION: u32 = BasicExitReason::IoInstruction as u32;
+const MSR_READ: u32 = BasicExitReason::MsrRead as u32;
+const MSR_WRITE: u32 = BasicExitReason::MsrWrite as u32;
+const APIC_ACCESS: u32 = BasicExitReason::ApicAccess as u32;
+const EPT_MISCONFIGURATION: u32 = BasicExitReason::EptMisconfig as u32;
+const PREEMPTION_TIMER: u32 = BasicExitReason::PreemptionTimer as u32;
 /// A VM entry that a machine check called off.
-const MCE_DURING_VMENTRY: u32 = 1 << 31 | 41;
+const MCE_DURING_VMENTRY: u32 = 1 << 31 | BasicExitReason::MceDuringVmentry as u32;
 
 impl Running<'_> {
     /// Handles the exit if it is one of the simple ones, and hands the host what is its own.

@@ -20,6 +20,7 @@ pub mod apic_base {
     pub const X2APIC: u64 = 1 << 10;
     pub const ENABLED: u64 = 1 << 11;
     pub const ADDRESS: u64 = !0xfff;
+    /// The base after reset.
     pub const DEFAULT: u64 = 0xfee0_0000;
     /// Always reserved; the bits above the guest's physical address width are too.
     pub const RESERVED: u64 = 0x2ff;
@@ -48,6 +49,35 @@ impl Mode {
             (true, true) => Some(Self::X2Apic),
             (false, true) => None,
         }
+    }
+
+    /// The mode after `value` was written to IA32_APIC_BASE. `x2apic`: the processor has that mode.
+    ///
+    /// `reserved_gpa` are the address bits above the guest's width. User space (`host`) may change the mode in every
+    /// direction, the guest only as the SDM allows.
+    pub fn after(
+        self,
+        value: u64,
+        x2apic: bool,
+        reserved_gpa: u64,
+        host: bool,
+    ) -> Result<Self, BaseFault> {
+        let mut reserved = reserved_gpa | apic_base::RESERVED;
+        if !x2apic {
+            reserved |= apic_base::X2APIC;
+        }
+        if value & reserved != 0 {
+            return Err(BaseFault);
+        }
+        let new = Self::of(value).ok_or(BaseFault)?;
+        let forbidden = matches!(
+            (self, new),
+            (Self::X2Apic, Self::XApic) | (Self::Disabled, Self::X2Apic)
+        );
+        if forbidden && !host {
+            return Err(BaseFault);
+        }
+        Ok(new)
     }
 }
 
@@ -105,10 +135,7 @@ impl<S: Deref<Target = Shared>> Lapic<S> {
         }
     }
 
-    /// Writes IA32_APIC_BASE.
-    ///
-    /// `reserved_gpa` are the address bits above the guest's width. User space (`host`) may change the mode in every
-    /// direction, the guest only as the SDM allows.
+    /// Writes IA32_APIC_BASE, if [`Mode::after`] allows it.
     pub fn set_base(
         &mut self,
         value: u64,
@@ -118,22 +145,9 @@ impl<S: Deref<Target = Shared>> Lapic<S> {
         if value == self.base {
             return Ok(Effects::NONE);
         }
-        let mut reserved = reserved_gpa | apic_base::RESERVED;
-        if !self.config.x2apic {
-            reserved |= apic_base::X2APIC;
-        }
-        if value & reserved != 0 {
-            return Err(BaseFault);
-        }
-        let new = Mode::of(value).ok_or(BaseFault)?;
-        if !host
-            && matches!(
-                (self.mode, new),
-                (Mode::X2Apic, Mode::XApic) | (Mode::Disabled, Mode::X2Apic)
-            )
-        {
-            return Err(BaseFault);
-        }
+        let new = self
+            .mode
+            .after(value, self.config.x2apic, reserved_gpa, host)?;
         let old = self.place();
         self.base = value;
         let mut effects = self.change_mode(new);

@@ -576,12 +576,7 @@ fn a_clean_page_says_so_until_it_is_written() {
 
 #[test]
 fn pdptes_are_checked_as_the_move_to_cr3_does() {
-    let f = PagingFeatures {
-        max_phys_bits: 40,
-        gb_pages: true,
-        pse36: true,
-    };
-    let ok = |pdpte| GuestPaging::pdptrs_are_valid(&f, &[0, pdpte, 0, 0]);
+    let ok = |pdpte| pdpte_is_valid(pdpte, !0 << 40);
     assert!(ok(0x1001) && ok((1 << 39) | 1));
     // PWT and PCD, and anything at all in one that is not present.
     assert!(ok(0x1019) && ok(!1));

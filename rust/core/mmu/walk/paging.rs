@@ -127,6 +127,12 @@ const fn bits(low: u32, high: u32) -> u64 {
 /// PDPTE registers of PAE paging: 2:1, 8:5 and all from MAXPHYADDR on are reserved.
 const PDPTE_RESERVED: u64 = bits(1, 2) | bits(5, 8);
 
+/// Whether MOV to CR3 (or whatever loads it) accepts this PDPTE: a present one may have no reserved bit set, `no_address`
+/// being those that no guest physical address has. If not, the guest gets #GP(0).
+pub const fn pdpte_is_valid(pdpte: u64, no_address: u64) -> bool {
+    pdpte & PRESENT == 0 || pdpte & (PDPTE_RESERVED | no_address) == 0
+}
+
 impl GuestPaging {
     /// From the control registers. EFER.LMA decides about IA-32e mode.
     pub fn new(cr0: u64, cr4: u64, efer: u64, features: &PagingFeatures) -> Self {
@@ -211,15 +217,6 @@ impl GuestPaging {
     #[inline]
     pub const fn mode(&self) -> PagingMode {
         self.mode
-    }
-
-    /// Whether MOV to CR3 (or whatever loads them) accepts these PDPTEs: a present one may have no reserved bit set.
-    /// If not, the guest gets #GP(0).
-    pub fn pdptrs_are_valid(features: &PagingFeatures, pdptrs: &[u64; 4]) -> bool {
-        let reserved = PDPTE_RESERVED | bits(features.max_phys_bits, 63);
-        pdptrs
-            .iter()
-            .all(|pdpte| pdpte & PRESENT == 0 || pdpte & reserved == 0)
     }
 
     /// The levels that are read from memory, from the root on.
