@@ -13,7 +13,6 @@
 #include <linux/pagemap.h>
 #include <linux/preempt.h>
 #include <linux/pvclock_gtod.h>
-#include <linux/reboot.h>
 #include <linux/sched/signal.h>
 #include <linux/srcu.h>
 #include <linux/suspend.h>

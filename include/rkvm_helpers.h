@@ -21,8 +21,6 @@ u32 rkvm_get_cpu(void);
 void rkvm_preempt_enable(void);
 void rkvm_local_irq_disable(void);
 void rkvm_local_irq_enable(void);
-bool rkvm_irqs_disabled(void);
-void rkvm_interrupt_window(void);
 bool rkvm_guest_entry_work_pending(void);
 u64 rkvm_disable_irqs_for_guest(void);
 u64 rkvm_guest_entry_begin(void);
@@ -67,7 +65,6 @@ bool rkvm_boot_cpu_has(u32 feature);
 bool rkvm_needs_l1d_flush(void);
 bool rkvm_needs_ibpb(void);
 u64 rkvm_absent_weaknesses(void);
-u64 rkvm_rdtsc_ordered(void);
 u64 rkvm_xgetbv(void);
 void rkvm_xsetbv(u64 value);
 u32 rkvm_read_pkru(void);
@@ -99,7 +96,6 @@ void rkvm_restore_user_segments(const struct rkvm_user_segments *segments, const
 /* Debug registers. */
 bool rkvm_hw_breakpoint_active(void);
 void rkvm_set_debugreg(u64 value, int n);
-u64 rkvm_get_debugreg(int n);
 
 /* Vector and MMX registers of the guest whose FPU state this task has loaded; false if the host has none such. */
 void rkvm_set_switch_fpu_return(void (*fn)(void));

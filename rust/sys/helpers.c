@@ -54,19 +54,6 @@ void rkvm_local_irq_enable(void)
 	local_irq_enable();
 }
 
-bool rkvm_irqs_disabled(void)
-{
-	return irqs_disabled();
-}
-
-/* Let the interrupts that are pending run. STI blocks them for one instruction. */
-void rkvm_interrupt_window(void)
-{
-	local_irq_enable();
-	asm volatile("nop");
-	local_irq_disable();
-}
-
 bool rkvm_counts_run_delay(void)
 {
 	return sched_info_on();
@@ -212,11 +199,6 @@ u64 rkvm_absent_weaknesses(void)
 	if (boot_cpu_has(X86_FEATURE_RTM) && !boot_cpu_has_bug(X86_BUG_TAA))
 		absent |= ARCH_CAP_TAA_NO;
 	return absent;
-}
-
-u64 rkvm_rdtsc_ordered(void)
-{
-	return rdtsc_ordered();
 }
 
 u64 rkvm_xgetbv(void)
@@ -382,33 +364,6 @@ void rkvm_set_debugreg(u64 value, int n)
 		set_debugreg(value, 7);
 		break;
 	}
-}
-
-u64 rkvm_get_debugreg(int n)
-{
-	unsigned long value = 0;
-
-	switch (n) {
-	case 0:
-		get_debugreg(value, 0);
-		break;
-	case 1:
-		get_debugreg(value, 1);
-		break;
-	case 2:
-		get_debugreg(value, 2);
-		break;
-	case 3:
-		get_debugreg(value, 3);
-		break;
-	case 6:
-		get_debugreg(value, 6);
-		break;
-	case 7:
-		get_debugreg(value, 7);
-		break;
-	}
-	return value;
 }
 
 void rkvm_on_each_cpu(void (*fn)(void *arg), void *arg)

@@ -178,7 +178,8 @@ impl Drop for Resolved {
 
 /// The functions.
 ///
-/// Only called by code that a loaded module reaches: the module's init makes [`Resolved`] before anything else.
+/// Only called by code that a loaded module reaches: the module's init makes [`Resolved`] before the device node serves and
+/// before VMX is entered.
 #[inline]
 pub(super) fn restricted() -> &'static Restricted {
     &RESTRICTED

@@ -128,7 +128,7 @@ pub(crate) struct PageFault {
     pub(crate) vcpu: u32,
     /// Guest RIP.
     pub(crate) rip: Gva,
-    /// The guest physical address (EPT), or the linear one (shadow paging).
+    /// The guest physical address.
     pub(crate) address: u64,
     /// Error code, as of a #PF.
     pub(crate) error_code: u64,

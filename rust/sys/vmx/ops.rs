@@ -97,38 +97,33 @@ pub(super) unsafe fn vmptrld(vmcs: Hpa) {
     unsafe { asm!("2: vmptrld qword ptr [{p}]", fixup!(), p = in(reg) &vmcs.0, options(nostack)) };
 }
 
+/// INVEPT or INVVPID, which have their operands in the same places.
+macro_rules! invalidate {
+    ($instruction:literal, $scope:expr, $descriptor:expr) => {{
+        let descriptor: [u64; 2] = $descriptor;
+        // SAFETY: It only drops cached translations.
+        unsafe {
+            asm!(
+                concat!("2: ", $instruction, " {k}, xmmword ptr [{d}]"),
+                "jna {failed}",
+                fixup!(),
+                k = in(reg) $scope as u64,
+                d = in(reg) &descriptor,
+                failed = label { flush_failed() },
+                options(nostack)
+            )
+        };
+    }};
+}
+
 /// INVEPT on this CPU (SDM, "INVEPT"): of one EPT pointer, or of all.
 pub(crate) fn invept(scope: Scope, eptp: u64) {
-    let descriptor = [eptp, 0];
-    // SAFETY: INVEPT only drops cached translations.
-    unsafe {
-        asm!(
-            "2: invept {k}, xmmword ptr [{d}]",
-            "jna {failed}",
-            fixup!(),
-            k = in(reg) scope as u64,
-            d = in(reg) &descriptor,
-            failed = label { flush_failed() },
-            options(nostack)
-        )
-    };
+    invalidate!("invept", scope, [eptp, 0]);
 }
 
 /// INVVPID on this CPU (SDM, "INVVPID"): of one VPID, or of all.
 pub(crate) fn invvpid(scope: Scope, vpid: u16) {
-    let descriptor = [u64::from(vpid), 0];
-    // SAFETY: INVVPID only drops cached translations.
-    unsafe {
-        asm!(
-            "2: invvpid {k}, xmmword ptr [{d}]",
-            "jna {failed}",
-            fixup!(),
-            k = in(reg) scope as u64,
-            d = in(reg) &descriptor,
-            failed = label { flush_failed() },
-            options(nostack)
-        )
-    };
+    invalidate!("invvpid", scope, [u64::from(vpid), 0]);
 }
 
 /// A bug: the scope is one that the processor has.
