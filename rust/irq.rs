@@ -7,6 +7,7 @@
 //! that raises an interrupt may be called in any context but NMI, so devices reach the chips from timers and eventfds
 //! alike. See Documentation/interrupts.rst and Documentation/locking.rst.
 
+mod access;
 pub(crate) mod chips;
 pub(crate) mod destinations;
 pub(crate) mod notify;
