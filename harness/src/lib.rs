@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The parts of the harness: images ([`contents`], [`fileset`], [`cpio`], [`disk`], [`kernel`]), machines ([`emulator`],
-//! [`machine`]), what runs in them ([`job`]) and what is made of their output ([`tap`]).
+//! The parts of the harness: which tests there are ([`catalog`], [`upstream`]), images ([`contents`], [`guest`], [`fileset`],
+//! [`cpio`], [`disk`], [`kernel`]), machines ([`emulator`], [`machine`], or this [`host`]), what runs in them ([`job`],
+//! [`session`], [`suite`]) and what is made of their output ([`tap`], [`verdict`], [`kept`]).
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]

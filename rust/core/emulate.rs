@@ -3,8 +3,8 @@
 //! The instruction emulator: bytes and a state in; a state change, memory operations and faults out.
 //!
 //! The counterpart in C KVM is `arch/x86/kvm/emulate.c`. It runs what hardware can't run for the guest: accesses to
-//! memory that is not there (KVM_EXIT_MMIO, in-kernel devices), string I/O, exits of descriptor-table and
-//! control-register instructions, real mode without unrestricted guest, write-protected page tables.
+//! memory that is not there (KVM_EXIT_MMIO, in-kernel devices) or is only to be read, string I/O, instructions on
+//! descriptor tables where they exit, task switches, what can't be entered without unrestricted guest.
 //!
 //! # How an instruction goes through
 //!

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What happens to guest mappings when the host changes the VMM's memory (Documentation/mmu.rst, "Invalidations").
+//! What happens to guest mappings when the host changes the VMM's memory (Documentation/mmu.rst, "The life of
+//! an invalidation").
 
 use core::sync::atomic::Ordering;
 

@@ -20,7 +20,7 @@ This page is made from ``rust/core/abi``; a test compares the two. Make it anew 
     cargo run -q -p rkvm_core --example abi_page > Documentation/abi.rst
 
 KVM_CHECK_EXTENSION answers 0 for every capability that is not done, and ioctls that are not done fail as unknown ones
-do: EINVAL on the device and on a vCPU, ENOTTY on a VM.
+do: EINVAL on the device and on a vCPU, ENOTTY on a VM. KVM_CREATE_DEVICE fails as for an unknown kind of device: ENODEV.
 
 ";
 
