@@ -252,10 +252,13 @@ impl Irq {
             self.gsi(|routes| routes.gsi_of_ioapic(pin))
                 .is_some_and(|gsi| self.listens(gsi))
         };
-        let effects = chips
-            .ioapic
-            .lock()
-            .write(offset, value, listens, &mut Sink(self));
+        let mut ioapic = chips.ioapic.lock();
+        let effects = ioapic.write(offset, value, listens, &mut Sink(self));
+        if effects.rescan {
+            // Before the pin can send its next interrupt: another vCPU may end that at once.
+            self.rescan_with(chips, &ioapic);
+        }
+        drop(ioapic);
         if let Some((pin, masked)) = effects.mask_changed {
             if self.gsi(|routes| routes.gsi_of_ioapic(pin)) == Some(pit::GSI) {
                 self.pit_mask_changed(masked);
@@ -266,9 +269,6 @@ impl Irq {
         }
         if let Some(vector) = effects.eoi {
             storm = self.end_vector(chips, vector, |ioapic, sink| ioapic.eoi_level(vector, sink));
-        }
-        if effects.rescan {
-            self.rescan();
         }
         storm
     }
@@ -330,11 +330,13 @@ impl Irq {
 
     /// Works out anew which edge vectors' EOIs somebody wants to hear of.
     pub(super) fn rescan(&self) {
-        let Some(chips) = self.chips() else {
-            return;
-        };
-        // One lock over all of it: an older list of who listens must not replace a newer one.
-        let ioapic = chips.ioapic.lock();
+        if let Some(chips) = self.chips() {
+            self.rescan_with(chips, &chips.ioapic.lock());
+        }
+    }
+
+    /// As [`Irq::rescan`], with one lock over all of it: an older list of who listens must not replace a newer one.
+    fn rescan_with(&self, chips: &Chips, ioapic: &Ioapic) {
         let mut notified = 0;
         for pin in 0..ioapic::PINS as u8 {
             let heard = self

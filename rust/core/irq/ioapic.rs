@@ -57,7 +57,7 @@ pub struct IoapicState {
     pub redirtbl: [u64; PINS],
 }
 
-/// What the caller has to do after a register write, when it has dropped the lock.
+/// What the caller has to do after a register write, when it has dropped the lock (`rescan`: before it drops the lock).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct Effects {
@@ -65,7 +65,7 @@ pub struct Effects {
     pub mask_changed: Option<(u8, bool)>,
     /// This pin was unmasked while its request was pending, and a resampler can say whether it still is: signal it.
     pub resample: Option<u8>,
-    /// A route changed: the vCPUs work out anew which EOIs they report.
+    /// An entry changed: which EOIs the vCPUs report is to be worked out anew before it sends anything.
     pub rescan: bool,
     /// The guest wrote this vector to the EOI register: do as for a level EOI of a local APIC.
     pub eoi: Option<u8>,
