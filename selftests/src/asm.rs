@@ -21,6 +21,14 @@ pub fn assemble(bits: u32, ip: u64, f: impl FnOnce(&mut CodeAssembler) -> Asm) -
     a.assemble(ip).expect("guest code")
 }
 
+/// A loop without an end around what `body` assembles.
+pub fn forever(a: &mut CodeAssembler, body: impl FnOnce(&mut CodeAssembler) -> Asm) -> Asm {
+    let mut again = a.create_label();
+    a.set_label(&mut again)?;
+    body(a)?;
+    a.jmp(again)
+}
+
 /// Real-mode code: CS is based at [`CODE`], the first instruction at offset [`REAL_IP`].
 pub fn asm16(f: impl FnOnce(&mut CodeAssembler) -> Asm) -> Vec<u8> {
     assemble(16, REAL_IP, f)

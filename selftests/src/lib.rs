@@ -33,8 +33,6 @@ pub mod watcher;
 /// What a test or a benchmark answers when it can't go on.
 pub type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// One kibibyte in bytes.
-pub const KIB: usize = 1 << 10;
 /// One mebibyte in bytes.
 pub const MIB: usize = 1 << 20;
 /// Bytes of a small page.

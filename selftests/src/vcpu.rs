@@ -7,7 +7,6 @@ use crate::sys;
 use kvm_bindings::*;
 use kvm_ioctls::VcpuFd;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Why KVM_RUN came back, with copies of what belongs to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,21 +105,6 @@ pub struct Vcpu {
     run_size: usize,
 }
 
-/// Sets `immediate_exit` of a vCPU from another thread.
-#[derive(Clone, Copy)]
-pub struct Kicker(*mut u8);
-
-// SAFETY: the byte is only written through an atomic, and KVM reads it so.
-unsafe impl Send for Kicker {}
-
-impl Kicker {
-    /// Writes the flag. The vCPU it was taken from must still be there.
-    pub fn set(&self, value: u8) {
-        // SAFETY: points into the mapped kvm_run of a living vCPU.
-        unsafe { AtomicU8::from_ptr(self.0) }.store(value, Ordering::SeqCst);
-    }
-}
-
 impl Vcpu {
     /// Wraps a vCPU whose `kvm_run` mapping has `run_size` bytes.
     pub fn new(fd: VcpuFd, run_size: usize) -> Self {
@@ -135,11 +119,6 @@ impl Vcpu {
     /// The shared page.
     pub fn shared(&mut self) -> &mut kvm_run {
         self.fd.get_kvm_run()
-    }
-
-    /// A handle for another thread.
-    pub fn kicker(&mut self) -> Kicker {
-        Kicker(&mut self.shared().immediate_exit)
     }
 
     /// Enters the guest until the next exit. EINTR and other failures are errors.

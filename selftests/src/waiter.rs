@@ -16,6 +16,7 @@ pub const APIC: u64 = 0xfee0_0000;
 pub const IOAPIC: u64 = 0xfec0_0000;
 const EOI: u64 = 0xb0;
 const SPURIOUS: u64 = 0xf0;
+const X2APIC_EOI: u32 = 0x80b;
 const WAITING: u16 = 0x41;
 const IN_HANDLER: u16 = 0x40;
 /// One handler of 32 bytes for each vector.
@@ -26,6 +27,8 @@ const HANDLERS: u64 = CODE + 0x1000;
 pub enum End {
     /// By an EOI to the local APIC.
     Eoi,
+    /// By an EOI to the local APIC in x2APIC mode.
+    X2apicEoi,
     /// Not at all: the local APIC does not know of it.
     Nothing,
 }
@@ -41,17 +44,21 @@ pub fn start(
         a.mov(rbx, APIC + SPURIOUS)?;
         a.mov(dword_ptr(rbx), 0x1ffu32)?;
         prepare(a)?;
-        let mut again = a.create_label();
-        a.set_label(&mut again)?;
+        wait_forever(a)
+    });
+    setup::start(vcpu, &ram, Mode::Long, &code)?;
+    Ok(ram)
+}
+
+/// Assembles the waits, once the local APIC is enabled.
+pub fn wait_forever(a: &mut CodeAssembler) -> Asm {
+    forever(a, |a| {
         a.cli()?;
         a.mov(al, 0)?;
         a.out(i32::from(WAITING), al)?;
         a.sti()?;
-        a.hlt()?;
-        a.jmp(again)
-    });
-    setup::start(vcpu, &ram, Mode::Long, &code)?;
-    Ok(ram)
+        a.hlt()
+    })
 }
 
 /// Assembles what writes an entry of the I/O APIC, for the processor with APIC id 0. Uses RBX.
@@ -70,9 +77,18 @@ pub fn handle(ram: &Ram, vector: u8, end: End) {
     let handler = assemble(64, at, |a| {
         a.mov(al, i32::from(vector))?;
         a.out(i32::from(IN_HANDLER), al)?;
-        if end == End::Eoi {
-            a.mov(rbx, APIC + EOI)?;
-            a.mov(dword_ptr(rbx), 0u32)?;
+        match end {
+            End::Eoi => {
+                a.mov(rbx, APIC + EOI)?;
+                a.mov(dword_ptr(rbx), 0u32)?;
+            }
+            End::X2apicEoi => {
+                a.mov(ecx, X2APIC_EOI)?;
+                a.xor(eax, eax)?;
+                a.xor(edx, edx)?;
+                a.wrmsr()?;
+            }
+            End::Nothing => {}
         }
         a.iretq()
     });

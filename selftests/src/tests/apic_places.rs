@@ -32,11 +32,10 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
 
 /// Reads the version register at RBX, for ever.
 fn reader(a: &mut CodeAssembler) -> Asm {
-    let mut again = a.create_label();
-    a.set_label(&mut again)?;
-    a.mov(eax, dword_ptr(rbx + 0x30))?;
-    a.out(i32::from(STOP), eax)?;
-    a.jmp(again)
+    forever(a, |a| {
+        a.mov(eax, dword_ptr(rbx + 0x30))?;
+        a.out(i32::from(STOP), eax)
+    })
 }
 
 /// One more turn of [`reader`] at `at`.
@@ -260,16 +259,15 @@ fn level(t: &mut Tap, dev: &Device) -> Outcome {
         a.mov(dword_ptr(rdi), 0x10 + PIN * 2)?;
         a.mov(dword_ptr(rdi + 0x10), (1u32 << 15) | u32::from(VECTOR))?;
         a.xor(r12, r12)?;
-        let mut again = a.create_label();
-        a.set_label(&mut again)?;
-        a.sti()?;
-        a.nop()?;
-        a.nop()?;
-        a.cli()?;
-        // The entry, in which bit 14 is Remote IRR.
-        a.mov(eax, dword_ptr(rdi + 0x10))?;
-        a.out(i32::from(STOP), eax)?;
-        a.jmp(again)
+        forever(a, |a| {
+            a.sti()?;
+            a.nop()?;
+            a.nop()?;
+            a.cli()?;
+            // The entry, in which bit 14 is Remote IRR.
+            a.mov(eax, dword_ptr(rdi + 0x10))?;
+            a.out(i32::from(STOP), eax)
+        })
     });
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
     let handler = assemble(64, HANDLER, |a| {

@@ -71,12 +71,11 @@ fn guest() -> Vec<u8> {
         a.mov(dword_ptr(page(600)), 1)?;
         a.mov(dword_ptr(page(999)), 1)?;
         a.out(0x40, al)?;
-        let mut again = a.create_label();
-        a.set_label(&mut again)?;
-        a.inc(dword_ptr(page(3)))?;
-        a.inc(dword_ptr(page(600)))?;
-        a.out(0x41, al)?;
-        a.jmp(again)
+        forever(a, |a| {
+            a.inc(dword_ptr(page(3)))?;
+            a.inc(dword_ptr(page(600)))?;
+            a.out(0x41, al)
+        })
     })
 }
 

@@ -32,18 +32,17 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
 /// A guest that adds 1 to the first word of each page it touches, then tells that it did.
 fn adder(vcpu: &Vcpu, ram: &Ram) -> Outcome {
     let code = asm64(|a| {
-        let mut again = a.create_label();
         let mut next = a.create_label();
-        a.set_label(&mut again)?;
-        a.mov(rbx, WINDOW)?;
-        a.mov(ecx, TOUCHED as u32)?;
-        a.set_label(&mut next)?;
-        a.inc(dword_ptr(rbx))?;
-        a.add(rbx, PAGE as i32)?;
-        a.dec(ecx)?;
-        a.jnz(next)?;
-        a.out(i32::from(ROUND_DONE), al)?;
-        a.jmp(again)
+        forever(a, |a| {
+            a.mov(rbx, WINDOW)?;
+            a.mov(ecx, TOUCHED as u32)?;
+            a.set_label(&mut next)?;
+            a.inc(dword_ptr(rbx))?;
+            a.add(rbx, PAGE as i32)?;
+            a.dec(ecx)?;
+            a.jnz(next)?;
+            a.out(i32::from(ROUND_DONE), al)
+        })
     });
     Ok(setup::start(vcpu, ram, Mode::Long, &code)?)
 }

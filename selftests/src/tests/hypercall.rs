@@ -33,14 +33,13 @@ fn kick(t: &mut Tap, dev: &Device) -> Outcome {
         // C KVM finds other processors once somebody has changed who it is.
         a.mov(rbx, 0xfee0_00f0u64)?;
         a.mov(dword_ptr(rbx), 0x1ffu32)?;
-        let mut again = a.create_label();
-        a.set_label(&mut again)?;
-        a.mov(eax, KICK_CPU)?;
-        a.xor(ebx, ebx)?;
-        a.mov(ecx, 1)?;
-        a.vmcall()?;
-        a.out(0x40, al)?;
-        a.jmp(again)
+        forever(a, |a| {
+            a.mov(eax, KICK_CPU)?;
+            a.xor(ebx, ebx)?;
+            a.mov(ecx, 1)?;
+            a.vmcall()?;
+            a.out(0x40, al)
+        })
     });
     setup::start(&first, &ram, Mode::Long, &code)?;
     let set = |mp_state| second.fd.set_mp_state(kvm_mp_state { mp_state });

@@ -102,12 +102,7 @@ impl Clocked {
     /// vCPU `id`, which makes exits for ever.
     pub fn new(vm: &Vm, ram: &Ram, id: u32) -> Outcome<Self> {
         let vcpu = vm.vcpu(id)?;
-        let code = asm64(|a| {
-            let mut again = a.create_label();
-            a.set_label(&mut again)?;
-            a.out(i32::from(PORT), al)?;
-            a.jmp(again)
-        });
+        let code = asm64(|a| forever(a, |a| a.out(i32::from(PORT), al)));
         setup::start(&vcpu, ram, Mode::Long, &code)?;
         vcpu.with_regs(|r| r.rsp = STACK - 0x1000 * u64::from(id))?;
         vcpu.fd.set_mp_state(kvm_mp_state {

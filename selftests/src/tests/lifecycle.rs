@@ -17,11 +17,10 @@ use std::io::{Read, Write};
 
 fn code() -> Vec<u8> {
     asm64(|a| {
-        let mut again = a.create_label();
-        a.set_label(&mut again)?;
-        a.mov(al, 3)?;
-        a.out(0x80, al)?;
-        a.jmp(again)
+        forever(a, |a| {
+            a.mov(al, 3)?;
+            a.out(0x80, al)
+        })
     })
 }
 
@@ -169,9 +168,7 @@ fn spin(path: &str, mut ready: File) -> Outcome<bool> {
     let code = asm64(|a| {
         a.sti()?;
         a.out(0x80, al)?;
-        let mut forever = a.create_label();
-        a.set_label(&mut forever)?;
-        a.jmp(forever)
+        forever(a, |_| Ok(()))
     });
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
     vcpu.run()?;

@@ -52,12 +52,11 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     let window = vm.add_ram(1, WINDOW, 2 * PAGE)?;
     let mut vcpu = vm.vcpu(0)?;
     let code = asm64(|a| {
-        let mut again = a.create_label();
         a.mov(rbx, WINDOW)?;
-        a.set_label(&mut again)?;
-        a.mov(eax, dword_ptr(rbx))?;
-        a.out(0x40, eax)?;
-        a.jmp(again)
+        forever(a, |a| {
+            a.mov(eax, dword_ptr(rbx))?;
+            a.out(0x40, eax)
+        })
     });
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
     window.set32(WINDOW, 7);

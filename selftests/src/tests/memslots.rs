@@ -159,13 +159,12 @@ fn moved(t: &mut Tap, dev: &Device) -> Outcome {
     let window = vm.add_ram(1, OLD, PAGE)?;
     let mut vcpu = vm.vcpu(0)?;
     let code = asm64(|a| {
-        let mut again = a.create_label();
-        a.set_label(&mut again)?;
-        a.mov(eax, dword_ptr(OLD))?;
-        a.out(0x40, eax)?;
-        a.mov(eax, dword_ptr(NEW))?;
-        a.out(0x41, eax)?;
-        a.jmp(again)
+        forever(a, |a| {
+            a.mov(eax, dword_ptr(OLD))?;
+            a.out(0x40, eax)?;
+            a.mov(eax, dword_ptr(NEW))?;
+            a.out(0x41, eax)
+        })
     });
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
     window.set32(OLD, 0x1111_2222);

@@ -111,19 +111,18 @@ fn written(t: &mut Tap, dev: &Device) -> Outcome {
     let window = vm.add_ram(1, WINDOW, PAGES * PAGE)?;
     let mut vcpu = vm.vcpu(0)?;
     let code = asm64(|a| {
-        let mut again = a.create_label();
         let mut next = a.create_label();
         a.mov(edx, 1)?;
-        a.set_label(&mut again)?;
-        a.mov(rbx, WINDOW)?;
-        a.mov(ecx, PAGES as u32)?;
-        a.set_label(&mut next)?;
-        a.add(dword_ptr(rbx), edx)?;
-        a.add(rbx, 0x1000)?;
-        a.dec(ecx)?;
-        a.jnz(next)?;
-        a.out(0x40, al)?;
-        a.jmp(again)
+        forever(a, |a| {
+            a.mov(rbx, WINDOW)?;
+            a.mov(ecx, PAGES as u32)?;
+            a.set_label(&mut next)?;
+            a.add(dword_ptr(rbx), edx)?;
+            a.add(rbx, 0x1000)?;
+            a.dec(ecx)?;
+            a.jnz(next)?;
+            a.out(0x40, al)
+        })
     });
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
     let values = |w: &Ram| {
@@ -162,11 +161,10 @@ fn gone(t: &mut Tap, dev: &Device) -> Outcome {
     let window = vm.add_ram(1, WINDOW, PAGES * PAGE)?;
     let mut vcpu = vm.vcpu(0)?;
     let code = asm64(|a| {
-        let mut again = a.create_label();
-        a.set_label(&mut again)?;
-        a.mov(eax, dword_ptr(WINDOW))?;
-        a.out(0x40, eax)?;
-        a.jmp(again)
+        forever(a, |a| {
+            a.mov(eax, dword_ptr(WINDOW))?;
+            a.out(0x40, eax)
+        })
     });
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
     window.set32(WINDOW, 0x77);
@@ -190,20 +188,19 @@ fn swapped(t: &mut Tap, dev: &Device) -> Outcome {
     let window = vm.add_ram(1, WINDOW, PAGES * PAGE)?;
     let mut vcpu = vm.vcpu(0)?;
     let code = asm64(|a| {
-        let mut again = a.create_label();
         let mut next = a.create_label();
-        a.set_label(&mut again)?;
-        a.mov(rbx, WINDOW)?;
-        a.mov(ecx, PAGES as u32)?;
-        a.xor(eax, eax)?;
-        a.set_label(&mut next)?;
-        a.inc(dword_ptr(rbx))?;
-        a.add(eax, dword_ptr(rbx))?;
-        a.add(rbx, 0x1000)?;
-        a.dec(ecx)?;
-        a.jnz(next)?;
-        a.out(0x40, eax)?;
-        a.jmp(again)
+        forever(a, |a| {
+            a.mov(rbx, WINDOW)?;
+            a.mov(ecx, PAGES as u32)?;
+            a.xor(eax, eax)?;
+            a.set_label(&mut next)?;
+            a.inc(dword_ptr(rbx))?;
+            a.add(eax, dword_ptr(rbx))?;
+            a.add(rbx, 0x1000)?;
+            a.dec(ecx)?;
+            a.jnz(next)?;
+            a.out(0x40, eax)
+        })
     });
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
     for i in 0..PAGES as u64 {

@@ -189,11 +189,8 @@ fn level(t: &mut Tap, dev: &Device) -> Outcome {
             a.mov(al, value)?;
             a.out(port, al)?;
         }
-        let mut again = a.create_label();
         a.sti()?;
-        a.set_label(&mut again)?;
-        a.hlt()?;
-        a.jmp(again)
+        forever(a, |a| a.hlt())
     });
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
     let handler = assemble(64, HANDLER, |a| {

@@ -107,9 +107,7 @@ fn spinning(dev: &Device, mask: &SignalMask) -> Outcome<(Vm, Vcpu)> {
     let code = asm64(|a| {
         a.sti()?;
         a.out(0x41, al)?;
-        let mut forever = a.create_label();
-        a.set_label(&mut forever)?;
-        a.jmp(forever)
+        forever(a, |_| Ok(()))
     });
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
     // The guest's memory stays until the process ends.

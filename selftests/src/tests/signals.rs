@@ -153,10 +153,7 @@ fn running(t: &mut Tap, dev: &Device) -> Outcome {
     let vcpu = vm.vcpu(0)?;
     let code = asm64(|a| {
         a.sti()?;
-        let mut forever = a.create_label();
-        a.set_label(&mut forever)?;
-        a.inc(rcx)?;
-        a.jmp(forever)
+        forever(a, |a| a.inc(rcx))
     });
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
     let (result, mut vcpu) = interrupt_until_done(vcpu)?;

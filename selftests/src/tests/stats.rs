@@ -79,12 +79,7 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     let vm = Vm::new(dev)?;
     let ram = vm.add_ram(0, 0, MIB)?;
     let mut vcpu = vm.vcpu(0)?;
-    let code = asm64(|a| {
-        let mut again = a.create_label();
-        a.set_label(&mut again)?;
-        a.out(0x40, al)?;
-        a.jmp(again)
-    });
+    let code = asm64(|a| forever(a, |a| a.out(0x40, al)));
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
 
     let of_vm = open(vm.raw())?;
@@ -164,10 +159,7 @@ fn events(t: &mut Tap, dev: &Device) -> Outcome {
     let mut vcpu = vm.vcpu(0)?;
     let code = asm64(|a| {
         a.sti()?;
-        let mut again = a.create_label();
-        a.set_label(&mut again)?;
-        a.out(0x40, al)?;
-        a.jmp(again)
+        forever(a, |a| a.out(0x40, al))
     });
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
     let handler = assemble(64, HANDLERS, |a| {

@@ -42,12 +42,7 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     t.ok("reserved bits", !vcpu.set_msr(STEAL_TIME, DATA | 3)?);
     t.ok("an address", vcpu.set_msr(STEAL_TIME, DATA | 1)?);
     t.eq("it reads back", vcpu.msr(STEAL_TIME)?, Some(DATA | 1));
-    let code = asm64(|a| {
-        let mut again = a.create_label();
-        a.set_label(&mut again)?;
-        a.out(0x40, al)?;
-        a.jmp(again)
-    });
+    let code = asm64(|a| forever(a, |a| a.out(0x40, al)));
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
     ram.write(DATA, &[0; 64]);
     // What the kernel writes to preempted is over when the guest runs.

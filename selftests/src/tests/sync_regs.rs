@@ -48,11 +48,10 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
 /// A guest that counts its rounds in RBX.
 fn start(vcpu: &Vcpu, ram: &Ram) -> Result<(), Errno> {
     let code = asm64(|a| {
-        let mut again = a.create_label();
-        a.set_label(&mut again)?;
-        a.out(i32::from(ROUND), al)?;
-        a.inc(rbx)?;
-        a.jmp(again)
+        forever(a, |a| {
+            a.out(i32::from(ROUND), al)?;
+            a.inc(rbx)
+        })
     });
     setup::start(vcpu, ram, Mode::Long, &code)?;
     let handler = assemble(64, HANDLER, |a| {

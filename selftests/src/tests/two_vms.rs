@@ -20,12 +20,11 @@ fn machine(dev: &Device, mode: Mode, step: u32) -> Outcome<(Vm, Ram, Vcpu)> {
     let ram = vm.add_ram(0, 0, MIB)?;
     let vcpu = vm.vcpu(0)?;
     let code = |a: &mut CodeAssembler| -> Asm {
-        let mut again = a.create_label();
-        a.set_label(&mut again)?;
-        a.add(dword_ptr(DATA as u32), step)?;
-        a.mov(eax, dword_ptr(DATA as u32))?;
-        a.out(0x40, eax)?;
-        a.jmp(again)
+        forever(a, |a| {
+            a.add(dword_ptr(DATA as u32), step)?;
+            a.mov(eax, dword_ptr(DATA as u32))?;
+            a.out(0x40, eax)
+        })
     };
     let bytes = if mode == Mode::Long {
         asm64(code)

@@ -49,10 +49,7 @@ fn guest(vm: &Vm, f: impl FnOnce(&mut CodeAssembler) -> Asm) -> Outcome<(Vcpu, R
 
 /// A guest that stops for ever.
 fn stops(a: &mut CodeAssembler) -> Asm {
-    let mut again = a.create_label();
-    a.set_label(&mut again)?;
-    a.out(i32::from(STOP), al)?;
-    a.jmp(again)
+    forever(a, |a| a.out(i32::from(STOP), al))
 }
 
 fn set32(lapic: &mut kvm_lapic_state, register: i32, value: u32) {
@@ -134,12 +131,11 @@ fn errors(t: &mut Tap, dev: &Device) -> Outcome {
 fn written(t: &mut Tap, dev: &Device) -> Outcome {
     let vm = Vm::with_irqchip(dev)?;
     let (mut vcpu, ram) = guest(&vm, |a| {
-        let mut again = a.create_label();
-        a.set_label(&mut again)?;
-        a.mov(eax, dword_ptr(WORD))?;
-        a.mov(dword_ptr(COPY), eax)?;
-        a.out(i32::from(STOP), al)?;
-        a.jmp(again)
+        forever(a, |a| {
+            a.mov(eax, dword_ptr(WORD))?;
+            a.mov(dword_ptr(COPY), eax)?;
+            a.out(i32::from(STOP), al)
+        })
     })?;
     ram.set32(WORD, 0xffff_ffff);
     ram.set32(WORD + 4, 0xffff_ffff);
@@ -358,11 +354,10 @@ fn init(t: &mut Tap, dev: &Device) -> Outcome {
 fn slot_goes(t: &mut Tap, dev: &Device) -> Outcome {
     let vm = Vm::with_irqchip(dev)?;
     let (mut vcpu, _ram) = guest(&vm, |a| {
-        let mut again = a.create_label();
-        a.set_label(&mut again)?;
-        a.mov(cr8, rbx)?;
-        a.out(i32::from(STOP), al)?;
-        a.jmp(again)
+        forever(a, |a| {
+            a.mov(cr8, rbx)?;
+            a.out(i32::from(STOP), al)
+        })
     })?;
     let first = vm.add_ram(1, ELSEWHERE, PAGE)?;
     set_address(&vcpu, ELSEWHERE + 8)?;

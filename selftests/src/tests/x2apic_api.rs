@@ -6,7 +6,7 @@ use crate::asm::*;
 use crate::device::Device;
 use crate::errno::Errno;
 use crate::ram::Ram;
-use crate::setup::{self, Mode, CODE};
+use crate::setup::{self, Mode};
 use crate::tap::Tap;
 use crate::vcpu::{Exit, Vcpu};
 use crate::vm::Vm;
@@ -22,7 +22,6 @@ const NO_SUPPRESS: u64 = 1 << 3;
 const APIC_BASE: u32 = 0x1b;
 const X2APIC_MODE: u64 = APIC | 3 << 10;
 const X2APIC_SVR: u32 = 0x80f;
-const X2APIC_EOI: u32 = 0x80b;
 /// Registers in KVM_GET_LAPIC: the id, the version with its bit for suppression.
 const ID: usize = 0x20;
 const VERSION: usize = 0x30;
@@ -34,9 +33,6 @@ const SVR_SUPPRESS: u32 = 0x11ff;
 const VECTOR: u8 = 0x60;
 const LEVEL: u32 = 3 << 14;
 const FAR_ID: u32 = 300;
-const WAITING: u16 = 0x41;
-const IN_HANDLER: u16 = 0x40;
-const HANDLER: u64 = CODE + 0x800;
 
 fn enable(vm: &Vm, cap: u32, flags: u64) -> Result<(), Errno> {
     Ok(vm.fd.enable_cap(&kvm_enable_cap {
@@ -168,31 +164,14 @@ fn in_x2apic_mode(vm: &Vm, ram: &Ram, id: u32) -> Outcome<Vcpu> {
         mp_state: KVM_MP_STATE_RUNNABLE,
     })?;
     let code = asm64(|a| {
-        let mut again = a.create_label();
         a.mov(ecx, X2APIC_SVR)?;
         a.mov(eax, 0x1ff)?;
         a.xor(edx, edx)?;
         a.wrmsr()?;
-        a.set_label(&mut again)?;
-        a.cli()?;
-        a.mov(al, 0)?;
-        a.out(i32::from(WAITING), al)?;
-        a.sti()?;
-        a.hlt()?;
-        a.jmp(again)
+        waiter::wait_forever(a)
     });
     setup::start(&vcpu, ram, Mode::Long, &code)?;
-    let handler = assemble(64, HANDLER, |a| {
-        a.mov(al, i32::from(VECTOR))?;
-        a.out(i32::from(IN_HANDLER), al)?;
-        a.mov(ecx, X2APIC_EOI)?;
-        a.xor(eax, eax)?;
-        a.xor(edx, edx)?;
-        a.wrmsr()?;
-        a.iretq()
-    });
-    ram.write(HANDLER, &handler);
-    setup::gate(ram, Mode::Long, VECTOR, HANDLER);
+    waiter::handle(ram, VECTOR, End::X2apicEoi);
     vcpu.run()?;
     Ok(vcpu)
 }
