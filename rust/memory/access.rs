@@ -73,7 +73,7 @@ impl Slots {
             let (now, later) = rest.split_at_checked(n).ok_or(NoMemory)?;
             let (hva, region) = self.hva_to_write(at)?;
             usermem::copy_to(hva, now)?;
-            self.mark_dirty(region, at.frame());
+            self.mark_stored(region, at.frame());
             at = at.wrapping_add(n as u64);
             rest = later;
         }
@@ -192,7 +192,7 @@ impl Mmu {
         let slots = self.slots.read(&guard);
         let (hva, region) = slots.hva_to_write(gpa)?;
         usermem::write(hva, value)?;
-        slots.mark_dirty(region, gpa.frame());
+        slots.mark_stored(region, gpa.frame());
         Ok(())
     }
 

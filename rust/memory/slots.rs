@@ -3,6 +3,7 @@
 //! The memory slots as readers see them: storage for `rkvm_core::memslots`, replaced as a whole under SRCU.
 
 use core::sync::atomic::{
+    fence,
     AtomicU64,
     Ordering, //
 };
@@ -85,13 +86,23 @@ impl Slots {
         self.logs.get(usize::from(region.id))?.as_ref()
     }
 
-    /// Records a write by the kernel or the guest.
+    /// Records a write by the kernel or the guest, which everybody sees already.
     #[inline]
     pub(super) fn mark_dirty(&self, region: &Region, gfn: Gfn) {
         if region.logs_dirty_pages() {
             if let (Some(log), Some(page)) = (self.log(region), region.page_index(gfn)) {
                 log.mark(page);
             }
+        }
+    }
+
+    /// As [`Self::mark_dirty`], behind a plain store of the kernel to the page.
+    #[inline]
+    pub(super) fn mark_stored(&self, region: &Region, gfn: Gfn) {
+        if region.logs_dirty_pages() {
+            // A bit that is found set may be taken at once, by somebody who then reads the page: the data must have arrived.
+            fence(Ordering::SeqCst);
+            self.mark_dirty(region, gfn);
         }
     }
 
