@@ -94,7 +94,7 @@ pub struct TableFull;
 ///
 /// The first `len` elements of `by_gfn` are sorted by frame and don't overlap; the first `len` of `by_hva` are their
 /// keys, sorted, with their `reach` up to date, and those of `by_id` their ids, sorted. All slices are at least `len`
-/// long.
+/// long, and what is behind is as it was when the storage was new: a slot there has no pages.
 #[derive(Debug)]
 pub struct SlotTableMut<'a, A> {
     by_gfn: &'a mut [Slot<A>],
@@ -103,8 +103,8 @@ pub struct SlotTableMut<'a, A> {
     len: usize,
 }
 
-impl<'a, A: Copy> SlotTableMut<'a, A> {
-    /// Storage whose first `len` elements an earlier `SlotTableMut` has filled (or a copy of them).
+impl<'a, A: Copy + Default> SlotTableMut<'a, A> {
+    /// Storage whose first `len` elements an earlier `SlotTableMut` has filled (or a copy of them), the others default ones.
     pub fn new(
         by_gfn: &'a mut [Slot<A>],
         by_hva: &'a mut [HvaKey],
@@ -254,13 +254,10 @@ fn insert_at<T: Copy>(slice: &mut [T], at: usize, value: T) {
     }
 }
 
-/// Closes the gap at position `at`; the last element stays where it was, too.
-fn remove_at<T: Copy>(slice: &mut [T], at: usize) {
-    let mut shifted: Option<&mut T> = None;
-    for element in slice.iter_mut().skip(at) {
-        if let Some(previous) = shifted {
-            *previous = *element;
-        }
-        shifted = Some(element);
+/// Closes the gap at position `at`; the last place is empty then.
+fn remove_at<T: Copy + Default>(slice: &mut [T], at: usize) {
+    let mut carried = T::default();
+    for element in slice.get_mut(at..).unwrap_or(&mut []).iter_mut().rev() {
+        core::mem::swap(element, &mut carried);
     }
 }

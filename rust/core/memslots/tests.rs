@@ -264,6 +264,18 @@ fn a_full_table_is_left_alone() {
 }
 
 #[test]
+fn nothing_is_left_of_a_slot_that_goes() {
+    let mut store = one_slot();
+    store.set(&request(1, 0, 16 * PAGE, 0x80_0000)).unwrap();
+    store.set(&request(0, 0, 0, 0)).unwrap();
+    store.set(&request(1, 0, 0, 0)).unwrap();
+    let new = Store::new(8);
+    assert_eq!(store.slots, new.slots);
+    assert_eq!(store.hva, new.hva);
+    assert_eq!(store.id, new.id);
+}
+
+#[test]
 fn generations_mark_updates_and_report_the_wrap() {
     let mut g = Generation::first(0);
     assert_eq!(

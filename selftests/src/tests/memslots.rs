@@ -19,6 +19,7 @@ const P: u64 = PAGE as u64;
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     refused(t, dev)?;
     moved(t, dev)?;
+    last(t, dev)?;
     many(t, dev)
 }
 
@@ -206,6 +207,21 @@ fn moved(t: &mut Tap, dev: &Device) -> Outcome {
         vcpu.run()?,
         Exit::MmioRead { gpa: NEW, len: 4 },
     );
+    Ok(())
+}
+
+/// The only slot goes, and the guest's page tables with it.
+fn last(t: &mut Tap, dev: &Device) -> Outcome {
+    let vm = Vm::new(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let vcpu = vm.vcpu(0)?;
+    setup::start(&vcpu, &ram, Mode::Long, &asm64(|a| a.hlt()))?;
+    let translate = || vcpu.fd.translate_gva(setup::DATA).map(|found| found.valid);
+    t.eq("KVM_TRANSLATE by the only slot", translate()?, 1);
+    vm.delete_slot(0)?;
+    t.eq("and without any", translate()?, 0);
+    vm.set_slot(0, 0, 0, MIB64, ram.hva())?;
+    t.eq("the slot is there again", translate()?, 1);
     Ok(())
 }
 
