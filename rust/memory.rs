@@ -114,14 +114,15 @@ pub(crate) struct NoMemory;
 pub(crate) struct Memory {
     #[pin]
     notifier: MmuNotifier<Arc<Mmu>>,
-    shared: Teardown,
+    shared: OwnedMmu,
 }
 
 impl Memory {
     /// No slot, in the address space of the calling thread.
-    pub(crate) fn new(mmu: Arc<Mmu>) -> impl PinInit<Self, Error> {
+    pub(crate) fn new(shared: OwnedMmu) -> impl PinInit<Self, Error> {
+        let mmu = shared.mmu().clone();
         try_pin_init!(Self {
-            shared: Teardown(mmu.clone()),
+            shared,
             notifier <- MmuNotifier::register(mmu, MmRef::of_current().ok_or(EIO)?),
         })
     }
@@ -138,7 +139,7 @@ impl Deref for Memory {
 
     #[inline]
     fn deref(&self) -> &Mmu {
-        &self.shared.0
+        self.shared.mmu()
     }
 }
 
@@ -177,7 +178,7 @@ pub(crate) struct Mmu {
 
 impl Mmu {
     /// No slot, an empty EPT, for these vCPUs. ENOMEM.
-    pub(crate) fn new(vcpus: Arc<Vcpus>) -> Result<Arc<Self>> {
+    fn new(vcpus: Arc<Vcpus>) -> Result<Arc<Self>> {
         let srcu = Arc::pin_init(
             Srcu::new(c_str!("rkvm_srcu"), static_lock_class!()),
             GFP_KERNEL_ACCOUNT,
@@ -255,10 +256,23 @@ impl Mmu {
     }
 }
 
-/// The end of a VM's memory.
-struct Teardown(Arc<Mmu>);
+/// Whose drop is the end of a VM's memory, also of one that does not come to be.
+pub(crate) struct OwnedMmu(Arc<Mmu>);
 
-impl Drop for Teardown {
+impl OwnedMmu {
+    /// No slot, an empty EPT, for these vCPUs. ENOMEM.
+    pub(crate) fn new(vcpus: Arc<Vcpus>) -> Result<Self> {
+        Mmu::new(vcpus).map(Self)
+    }
+
+    /// What ends with it.
+    #[inline]
+    pub(crate) fn mmu(&self) -> &Arc<Mmu> {
+        &self.0
+    }
+}
+
+impl Drop for OwnedMmu {
     fn drop(&mut self) {
         // Nobody runs this guest any more, and the host's changes are not followed either.
         let mmu = &self.0;

@@ -40,7 +40,7 @@ use crate::{
     },
     memory::{
         Memory,
-        Mmu, //
+        OwnedMmu, //
     },
     sys::page::SharedPage, //
 };
@@ -100,13 +100,13 @@ impl Vm {
             return Err(EINVAL);
         }
         let vcpus = Arc::new(Vcpus::new(), GFP_KERNEL_ACCOUNT)?;
-        let mmu = Mmu::new(vcpus.clone())?;
+        let mmu = OwnedMmu::new(vcpus.clone())?;
         let irq = Irq::new(vcpus.clone())?;
         Arc::pin_init(
             try_pin_init!(Self {
-                debug <- VmFiles::new(kernel::current!().pid(), &mmu),
+                debug <- VmFiles::new(kernel::current!().pid(), mmu.mmu()),
                 vcpus,
-                memory <- Memory::new(mmu.clone()),
+                memory <- Memory::new(mmu),
                 real_mode: RealModePages::new(),
                 caps: Caps::new(),
                 msr_filter <- new_mutex!(None),
