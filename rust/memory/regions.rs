@@ -104,14 +104,14 @@ impl Mmu {
         };
         let mut writer = self.writer.lock();
         let slots = writer.as_ref().ok_or(EIO)?;
+        if slots.table().find_id(id).is_some() {
+            return Err(EEXIST);
+        }
         let change =
             Change::plan_private(slots.table(), &request, &limits()).map_err(|e| match e {
                 SlotError::Invalid => EINVAL,
                 SlotError::Overlap => EEXIST,
             })?;
-        if !matches!(change, Change::Create(_)) {
-            return Err(EEXIST);
-        }
         self.publish(&mut writer, &change, None)
     }
 

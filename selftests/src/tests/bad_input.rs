@@ -10,9 +10,10 @@ use crate::setup::{self, Mode};
 use crate::sys::*;
 use crate::tap::Tap;
 use crate::vcpu::Exit;
-use crate::vm::Vm;
+use crate::vm::{Vm, TSS_ADDR};
 use crate::{Outcome, MIB};
 use kvm_bindings::*;
+use std::fs;
 use std::os::fd::RawFd;
 
 /// No user address: in the guard page at 0, and in the kernel's half.
@@ -247,6 +248,22 @@ fn wrong_state(t: &mut Tap, dev: &Device) -> Outcome {
         "KVM_SET_TSS_ADDR beyond 4 GiB",
         ioctl(bare.raw(), KVM_SET_TSS_ADDR, 0xffff_f000),
         libc::EINVAL,
+    );
+    // `Vm::new` has made the call once; where guests are unrestricted, nobody needs the pages.
+    let module = match dev.path().trim_start_matches("/dev/") {
+        "kvm" => "kvm_intel",
+        other => other,
+    };
+    let parameter = format!("/sys/module/{module}/parameters/unrestricted_guest");
+    let unrestricted = fs::read_to_string(parameter)?.starts_with('Y');
+    t.eq(
+        "KVM_SET_TSS_ADDR for the second time",
+        ioctl(bare.raw(), KVM_SET_TSS_ADDR, TSS_ADDR),
+        if unrestricted {
+            Ok(0)
+        } else {
+            Err(Errno(libc::EEXIST))
+        },
     );
     t.errno(
         "KVM_SET_IDENTITY_MAP_ADDR behind the first vCPU",
