@@ -99,13 +99,6 @@ impl Mapping<'_> {
         (self.0.end() - self.0.start()) >> kernel::page::PAGE_SHIFT
     }
 
-    /// Whether any of the given pages may be executed or written privately.
-    pub(crate) fn is_shared_data(&self) -> bool {
-        use kernel::mm::virt::flags;
-        let f = self.0.flags();
-        f & flags::SHARED != 0 && f & flags::EXEC == 0
-    }
-
     /// Maps page `index` of the mapping. The mapping holds a reference of its own on the page.
     pub(crate) fn insert(&self, index: usize, page: &SharedPage) -> Result {
         let mixed = self.0.set_mixedmap();

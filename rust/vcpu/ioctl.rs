@@ -84,7 +84,7 @@ impl FileOps for VcpuFile {
     fn mmap(this: ArcBorrow<'_, Self>, vma: Mapping<'_>) -> Result {
         let first = vma.page_offset();
         let pages = vma.pages();
-        if !vma.is_shared_data() || first.checked_add(pages).is_none_or(|end| end > MMAP_PAGES) {
+        if first.checked_add(pages).is_none_or(|end| end > MMAP_PAGES) {
             return Err(EINVAL);
         }
         for i in 0..pages {

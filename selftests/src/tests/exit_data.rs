@@ -24,7 +24,8 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     failed_entry(t, dev)?;
     unknown_instruction(t, dev)?;
     no_instruction(t, dev)?;
-    failed_call(t, dev)
+    failed_call(t, dev)?;
+    private_mapping(t, dev)
 }
 
 /// Keeps this thread on the CPU that it is on, which is answered.
@@ -142,5 +143,33 @@ fn failed_call(t: &mut Tap, dev: &Device) -> Outcome {
     drop(ram);
     t.errno("a KVM_RUN that fails", vcpu.run(), libc::EFAULT);
     t.eq("does not tell that exit again", vcpu.exit(), Exit::Other(0));
+    Ok(())
+}
+
+/// A private mapping shows what KVM_RUN tells; what is written there stays there.
+fn private_mapping(t: &mut Tap, dev: &Device) -> Outcome {
+    let vm = Vm::new(dev)?;
+    let (mut vcpu, _ram) = setup::guest(&vm, Mode::Long, &asm64(|a| a.hlt()))?;
+    let (len, prot) = (vm.fd.run_size(), libc::PROT_READ | libc::PROT_WRITE);
+    // SAFETY: a new mapping, where nothing is.
+    let at = unsafe {
+        let anywhere = std::ptr::null_mut();
+        libc::mmap(anywhere, len, prot, libc::MAP_PRIVATE, vcpu.raw(), 0)
+    };
+    t.ok("kvm_run can be mapped privately", at != libc::MAP_FAILED);
+    if at == libc::MAP_FAILED {
+        return Ok(());
+    }
+    t.eq("the guest halts", vcpu.run()?, Exit::Hlt);
+    // SAFETY: the mapping begins with a `kvm_run`.
+    let reason = unsafe { &raw mut (*at.cast::<kvm_run>()).exit_reason };
+    // SAFETY: as above; the kernel may write it at any time.
+    let told = unsafe { reason.read_volatile() };
+    t.eq("the exit is told there, too", told, KVM_EXIT_HLT);
+    // SAFETY: as above.
+    unsafe { reason.write_volatile(KVM_EXIT_DEBUG) };
+    t.eq("a write stays there", vcpu.exit(), Exit::Hlt);
+    // SAFETY: the mapping is ours, and nothing of it is in use.
+    unsafe { libc::munmap(at, len) };
     Ok(())
 }
