@@ -67,15 +67,25 @@ fn dirty_log(t: &mut Tap, dev: &Device, low: &LowMemory) -> Outcome {
         let log = low.put(STRUCTURE, &[1, 0, bitmap, 0xdead_0000]);
         compat::ioctl(vm.raw(), sys::KVM_GET_DIRTY_LOG as u32, log)
     };
+    let clear = |bitmap: u32| {
+        let log = low.put(STRUCTURE, &[1, 64, 0, 0, bitmap, 0xdead_0000]);
+        compat::ioctl(vm.raw(), sys::KVM_CLEAR_DIRTY_LOG as u32, log)
+    };
+    t.eq(
+        "KVM_CLEAR_DIRTY_LOG takes an address of 32 bits",
+        clear(low.put(TARGET, &[1 << 3, 0])),
+        Ok(0),
+    );
+    t.errno("but none that is bad", clear(8), libc::EFAULT);
     t.eq(
         "KVM_GET_DIRTY_LOG takes an address of 32 bits",
         get(low.put(TARGET, &[0; 8])),
         Ok(0),
     );
     t.eq(
-        "the pages that the guest wrote",
+        "the page that the guest wrote and nobody cleared",
         [low.get(TARGET), low.get(TARGET + 1)],
-        [1 << 3, 1 << 1],
+        [0, 1 << 1],
     );
     t.errno("one that is bad", get(8), libc::EFAULT);
     Ok(())
