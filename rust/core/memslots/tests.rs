@@ -376,7 +376,7 @@ fn model_plan(list: &[Region], r: &MemoryRegion) -> Result<Vec<Region>, SlotErro
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(400), ..ProptestConfig::default() })]
 
     #[test]
     fn table_agrees_with_a_plain_list(steps in proptest::collection::vec(step(), 1..100)) {

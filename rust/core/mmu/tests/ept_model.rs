@@ -277,7 +277,7 @@ fn run(format: &'static Format, pml: bool, steps: &[Step]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(500), ..ProptestConfig::default() })]
 
     #[test]
     fn no_entry_goes_beyond_slot_and_host(steps in proptest::collection::vec(step(), 1..400)) {

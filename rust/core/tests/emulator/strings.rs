@@ -144,6 +144,23 @@ fn rep_movs_from_a_user_device() {
 }
 
 #[test]
+fn a_fault_after_user_reads_keeps_the_iterations_before() {
+    // rep movsb from a device of user space to the end of memory: the exit of each iteration commits the one before
+    let mut m = Machine::new(Mode::Long64, &[0xf3, 0xa4]);
+    m.regs.gpr[6] = USER_DEVICES;
+    m.regs.gpr[7] = RAM - 2;
+    m.regs.gpr[1] = 9;
+    let mut outcome = m.start();
+    for n in 0..3u64 {
+        assert!(matches!(outcome, Outcome::Exit(_, done) if done.is_some() == (n > 0)));
+        assert_eq!((m.regs.gpr[1], m.regs.gpr[7]), (9 - n, RAM - 2 + n));
+        outcome = m.resume();
+    }
+    assert!(matches!(outcome, Outcome::Inject(e, None) if e.vector == Vector::Pf));
+    assert_eq!((m.regs.gpr[1], m.regs.gpr[7], m.regs.rip), (7, RAM, CODE));
+}
+
+#[test]
 fn cmps_and_scas_end_by_zf() {
     // repe cmpsb
     let mut m = Machine::new(Mode::Long64, &[0xf3, 0xa6]);
