@@ -108,11 +108,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     };
     let totals = suite::run(&paths, &options, &tests, jobs, &mut console);
     console.bar.finish_and_clear();
+    console.say_what_failed();
     let totals = totals?;
-    console
-        .failed
-        .iter()
-        .for_each(|name| println!("failed: {name}"));
     println!("{} skipped", totals.skipped);
     println!("{} passed, {} failed", totals.passed, totals.failed);
     Ok(if totals.failed == 0 {
@@ -181,17 +178,36 @@ fn label(group: &Group<'_>) -> String {
     format!("[{}: {cpus} CPU, {mem} MiB{with}]", group.device)
 }
 
+/// Most lines on what went wrong in one test.
+const BRIEF: usize = 10;
+/// Most lines on what went wrong in all: the end of a long log is what is seen of it.
+const ALL_BRIEF: usize = 40;
+
 /// Shows a run on the terminal.
 struct Console<'a> {
     bar: ProgressBar,
     paths: &'a Paths,
     verbose: bool,
-    failed: Vec<String>,
+    /// Each test that failed, with what went wrong.
+    failed: Vec<(String, Vec<String>)>,
 }
 
 impl Console<'_> {
     fn print(&self, text: &str) {
         self.bar.suspend(|| println!("{text}"));
+    }
+
+    /// Says once more what failed, where everything else has been said.
+    fn say_what_failed(&self) {
+        // A name takes a line, too.
+        let room = ALL_BRIEF.saturating_sub(self.failed.len());
+        let most = room / self.failed.len().max(1);
+        for (name, brief) in &self.failed {
+            println!("failed: {name}");
+            for line in brief.iter().take(most) {
+                println!("    {line}");
+            }
+        }
     }
 }
 
@@ -267,7 +283,7 @@ impl Watcher for Console<'_> {
                 .for_each(|line| self.print(&format!("       {line}")));
             let output = log.iter().flat_map(|log| &log.output);
             output.for_each(|line| self.print(&format!("       | {line}")));
-            self.failed.push(name);
+            self.failed.push((name, finished.brief(BRIEF)));
         }
         self.bar.inc(1);
     }

@@ -2,6 +2,8 @@
 
 //! What became of a test, and whether that is good.
 
+use std::collections::BTreeSet;
+
 use crate::catalog::Test;
 use crate::job::Device;
 use crate::job::Outcome;
@@ -47,6 +49,32 @@ impl Finished<'_> {
     pub fn good(&self) -> bool {
         let failed = |point: &Point| matches!(point, Point::Fail(_));
         self.trouble.is_empty() && !self.tap().points.iter().any(failed)
+    }
+
+    /// What went wrong, in at most `most` lines: trouble, then the results that are not as wanted (those of a test within the
+    /// test, too, which are comments) with the comments around them; where there are none, what was said last.
+    pub fn brief(&self, most: usize) -> Vec<String> {
+        const AROUND: usize = 3;
+        const LAST: usize = 5;
+        let output: Vec<&String> = self.log.iter().flat_map(|log| &log.output).collect();
+        let is_failed = |line: &str| line.trim_start_matches(['#', ' ']).starts_with("not ok");
+        let mut shown = BTreeSet::new();
+        for at in (0..output.len()).filter(|at| is_failed(output[*at])) {
+            let is_comment = |at: &usize| output[*at].starts_with('#');
+            let above = (0..at).rev().take(AROUND).take_while(is_comment);
+            let below = (at + 1..output.len()).take(AROUND).take_while(is_comment);
+            shown.extend(above.chain([at]).chain(below));
+        }
+        if shown.is_empty() {
+            shown.extend(output.len().saturating_sub(LAST)..output.len());
+        }
+        let shown = shown.into_iter().map(|at| output[at]);
+        self.trouble
+            .iter()
+            .chain(shown)
+            .take(most)
+            .cloned()
+            .collect()
     }
 
     /// Counts its results; trouble counts as one failure.
@@ -113,7 +141,6 @@ mod tests {
     use super::*;
     use crate::catalog::Needs;
     use crate::catalog::When;
-    use std::collections::BTreeSet;
 
     fn test() -> Test {
         let needs = Needs {
@@ -176,6 +203,25 @@ mod tests {
             skipped: 0,
         };
         assert_eq!(totals(log, &Fate::Done), want);
+    }
+
+    #[test]
+    fn what_went_wrong_is_said_briefly() {
+        let brief = |outcome, output: &[&str], most| {
+            let log = log(Some(outcome), &output.join("\n"), &[]);
+            judge(&test(), Device::Rkvm, log, &Fate::Done).brief(most)
+        };
+        let good = ["# at first", "ok 1 - a"];
+        let failed = ["not ok 2 - b", "# got 1", "# want 2"];
+        let last = ["ok 3 - c", "1..3"];
+        let output = [&good[..], &failed, &last].concat();
+        assert_eq!(brief(Outcome::Exit(1), &output, 99), failed);
+        assert_eq!(brief(Outcome::Exit(1), &output, 2), failed[..2]);
+        let inner = ["# inner", "# not ok 7 - d", "# # got 3", "not ok 1 - e"];
+        let output = [&["ok 1 - a"][..], &inner, &["1..2"]].concat();
+        assert_eq!(brief(Outcome::Exit(1), &output, 99), inner);
+        let silent = brief(Outcome::Timeout, &["1", "2", "3", "4", "5", "6"], 99);
+        assert_eq!(silent, ["not done in its time", "2", "3", "4", "5", "6"]);
     }
 
     #[test]

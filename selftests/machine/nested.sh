@@ -17,15 +17,25 @@ find . -xdev \( -path ./guest -o -path './usr/bin/qemu*' -o -path ./usr/share -o
 	-o -path ./job -o -print | cpio -o -H newc >/tmp/files 2>/dev/null
 (cd /tmp/inner && echo job | cpio -o -H newc) >>/tmp/files 2>/dev/null
 
-qemu-system-x86_64 -accel kvm -cpu host -m 512 -nodefaults -display none -no-reboot -kernel /guest/vmlinux \
+# Ended before this script is, so that it can still say how far it came.
+timeout -s KILL 360 qemu-system-x86_64 -accel kvm -cpu host -m 512 -nodefaults -display none -no-reboot -kernel /guest/vmlinux \
 	-initrd /tmp/files -serial file:/tmp/inner/console -serial file:/tmp/inner/data \
-	-append 'console=ttyS0 loglevel=5 nokaslr cryptomgr.notests nowatchdog notsc tsc=unstable lapic=notscdeadline'
-check "the machine powers off" test $? = 0
+	-append 'console=ttyS0 loglevel=5 panic=-1 nokaslr cryptomgr.notests nowatchdog notsc tsc=unstable lapic=notscdeadline'
+status=$?
 
-# The lines of its first process begin with this byte.
+# What is not good. The lines of its first process begin with this byte, and number the tests.
 mark=$(printf '\001')
-sed "s/^$mark/inner: /; s/^ok/good/; s/^not ok/bad/; s/^/# /" /tmp/inner/data
+awk -v mark="$mark" -v names="$(echo $names)" '
+	BEGIN { split(names, name, " ") }
+	/^ok |^TAP version|^1\.\./ { next }
+	substr($0, 1, 1) == mark {
+		$1 = substr($1, 2)
+		if ($1 == "begin" || $1 == "end" || $1 == "kernel")
+			$2 = name[$2 + 1]
+	}
+	{ print "# " $0 }' /tmp/inner/data
 tail -n 5 /tmp/inner/console | sed 's/^/# /'
+check "the machine powers off" test $status = 0
 check "it was done with all its tests" grep -q "^${mark}done" /tmp/inner/data
 check "all of them end well" test "$(grep -c "^${mark}end .* exit 0" /tmp/inner/data)" = "$(grep -c task /tmp/inner/job)"
 refused "its kernel complains of nothing" grep -q "^${mark}kernel" /tmp/inner/data
