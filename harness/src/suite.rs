@@ -239,10 +239,11 @@ impl Shared<'_> {
     }
 
     fn limits(&self, tests: &[&Test]) -> Limits {
-        // The machine's own clock ends a task first, unless the machine hangs.
+        // The machine's own clock ends a task first, unless the machine hangs. A busy second of it takes an emulator more than
+        // one on any processor, and two on a slow one.
         let longest = tests.iter().map(|test| test.timeout).max().unwrap_or(60);
         Limits::new(
-            Duration::from_secs(u64::from(longest) + 60) * self.paths.slowness(),
+            Duration::from_secs(2 * u64::from(longest) + 60) * self.paths.slowness(),
             self.paths.slowness(),
         )
     }
