@@ -28,23 +28,26 @@ die() {
 }
 
 # background COMMAND...: starts a command as a process group of its own, whose number is $job. A signal that ends this script
-# ends the whole group before, which a shell alone does not do.
+# ends the whole group before, which a shell alone does not do; also one that comes as soon as the command runs.
 background() {
-	local signal
+	local signal before=${!:-}
+	for signal in INT TERM HUP; do
+		# shellcheck disable=SC2064
+		trap "end_background '$before' $signal" $signal
+	done
 	set -m
 	"$@" &
 	job=$!
 	set +m
-	for signal in INT TERM HUP; do
-		# shellcheck disable=SC2064
-		trap "end_background $job $signal" $signal
-	done
 }
 
+# end_background BEFORE SIGNAL: BEFORE is what was started before the command, if anything was.
 end_background() {
 	trap '' INT TERM HUP
-	kill -s TERM -- "-$1" 2>/dev/null || true
-	wait "$1" 2>/dev/null || true
+	if [ "${!:-}" != "$1" ]; then
+		kill -s TERM -- "-$!" 2>/dev/null || true
+		wait "$!" 2>/dev/null || true
+	fi
 	trap - "$2"
 	kill -s "$2" "$BASHPID"
 }
