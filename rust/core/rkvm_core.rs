@@ -28,7 +28,6 @@ pub mod addr;
 pub mod cpuid;
 pub mod emulate;
 pub mod exception;
-pub mod invalidate;
 pub mod iobus;
 pub mod irq;
 pub mod memslots;

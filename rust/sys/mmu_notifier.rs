@@ -3,7 +3,7 @@
 //! What the host does to the VM owner's memory map, as callbacks; and the reference to that map.
 //!
 //! C header: `include/linux/mmu_notifier.h`. The host calls before it changes or frees pages, and after; in between no
-//! guest mapping of the range may be installed (`rkvm_core::invalidate`).
+//! guest mapping of the range may be installed (`rkvm_core::mmu::invalidate`).
 
 use super::addr::Hva;
 use super::bindings;
