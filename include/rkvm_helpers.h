@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Kernel macros and inline functions, as functions that Rust can call. No logic: one thing each.
+ * Kernel macros and inline functions, as functions that Rust can call, one thing each.
  * Module parameters, which Rust's module! macro can't express with KVM's types and permissions.
  */
 #ifndef RKVM_HELPERS_H

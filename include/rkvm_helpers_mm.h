@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Kernel macros and inline functions around memory, locks and events, as functions that Rust can call. No logic.
+ * Kernel macros and inline functions around memory, locks and events, as functions that Rust can call. What is more than
+ * one of them says so.
  */
 #ifndef RKVM_HELPERS_MM_H
 #define RKVM_HELPERS_MM_H

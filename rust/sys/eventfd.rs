@@ -2,8 +2,8 @@
 
 //! Eventfds: signalling them (ioeventfd, resample), and being called when they are signalled (irqfd).
 //!
-//! C header: `include/linux/eventfd.h`. An irqfd is an [`EventFdWait`] in an `Arc` whose handler injects in
-//! [`EventFdHandler::signaled`], and in [`EventFdHandler::hung_up`] queues the work that drops the `Arc`.
+//! C header: `include/linux/eventfd.h`. An irqfd is an [`EventFdWait`] whose handler injects in
+//! [`EventFdHandler::signaled`], and in [`EventFdHandler::hung_up`] queues the work that drops it.
 
 use super::bindings;
 use core::marker::PhantomPinned;

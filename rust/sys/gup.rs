@@ -29,7 +29,7 @@ pub(crate) struct Want {
 /// Why there is no page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unavailable {
-    /// Nothing mapped there, or not with this access: `EFAULT` (`KVM_EXIT_MEMORY_FAULT`).
+    /// Nothing mapped there, or not with this access: `EFAULT`.
     Fault,
     /// The memory is broken: the process gets SIGBUS, `EHWPOISON`.
     HwPoison,

@@ -50,7 +50,7 @@ impl Cpuid {
     }
 }
 
-/// What an empty table allows.
+/// What a guest with this table may do.
 pub(crate) fn caps_of(entries: &[CpuidEntry]) -> GuestCaps {
     GuestCaps::derive(entries, &HostCpu, &host().implemented)
 }

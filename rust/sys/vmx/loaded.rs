@@ -221,7 +221,7 @@ impl Loaded<'_> {
         }
     }
 
-    /// Whether the VMCS came to another CPU since the last call: its TLB tags and TSC offset may be stale.
+    /// Whether the VMCS came to another CPU since the last call, which may have translations of an earlier stay.
     #[inline]
     pub(super) fn take_migrated(&self) -> bool {
         // SAFETY: Loaded by this thread, preemption is off in the callers.
