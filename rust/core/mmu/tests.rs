@@ -2,8 +2,13 @@
 
 //! The EPT on simulated memory, and the guest walk against an oracle.
 
+mod entry_cases;
 mod ept_cases;
 mod ept_model;
 mod ept_world;
+mod invalidate_cases;
 mod sim;
+mod walk_cases;
 mod walk_oracle;
+mod walk_world;
+mod zap_cases;

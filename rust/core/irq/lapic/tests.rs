@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests of the local APIC: tables for registers, modes and timer.
+//! Tests of the local APIC: registers, modes and messages here, the rest by subject.
 
+mod priority;
 mod properties;
+mod timer;
 
 use super::*;
 use crate::irq::{
@@ -66,25 +68,6 @@ fn saved_and_restored(a: &mut Apic, now: Now) -> Apic {
     b.get_state(&mut again, &now);
     assert_eq!(state, again);
     b
-}
-
-#[test]
-fn a_timer_goes_on_while_the_apic_is_switched_off() {
-    let mut a = enabled();
-    let _ = write(&mut a, Reg::TIMER_DIVIDE, 0xb, at(0));
-    let periodic = 0x40 | lvt::TIMER_PERIODIC;
-    let _ = write(&mut a, Reg::LVT_TIMER, periodic, at(0));
-    let _ = write(&mut a, Reg::TIMER_INITIAL, 1_000_000, at(0));
-    // The host's timer has fired, and the owner has not looked yet.
-    let _ = a.shared().inbox.post(Events::TIMER);
-    let _ = write(&mut a, Reg::SVR, 0xff, at(1_000_000));
-    assert!(a.shared().inbox.events().has(Events::TIMER));
-    assert_eq!(a.timer_expired(&at(1_000_000)), Alarm::AtNs(2_000_000));
-    assert_eq!(a.deliverable(), None);
-    let _ = write(&mut a, Reg::SVR, 0x1ff, at(1_500_000));
-    let _ = write(&mut a, Reg::LVT_TIMER, periodic, at(1_500_000));
-    assert_eq!(a.timer_expired(&at(2_000_000)), Alarm::AtNs(3_000_000));
-    assert_eq!(a.deliverable(), Some(0x40));
 }
 
 #[test]
@@ -181,72 +164,6 @@ fn every_change_of_place_is_told() {
     assert_eq!(a.place(), Place::Msrs);
     a.reset(false);
     assert_eq!(a.place(), Place::DefaultPage);
-}
-
-#[test]
-fn the_threshold_is_the_class_that_waits_for_a_lower_priority() {
-    for (tpr, pending, threshold) in [
-        (0x50, None, 0),
-        (0x50, Some(0x31), 3),
-        (0x5f, Some(0x5e), 5),
-        (0x50, Some(0x61), 0),
-        (0xff, Some(0xff), 15),
-        (0x00, Some(0x10), 0),
-    ] {
-        let mut a = enabled();
-        let _ = a.mmio_write(0x80, 4, tpr, &at(0));
-        if let Some(vector) = pending {
-            let _ = a.shared().post_fixed(vector, Trigger::Edge);
-        }
-        assert_eq!(a.tpr_threshold(), threshold, "TPR {tpr:#x}, {pending:x?}");
-    }
-}
-
-#[test]
-fn the_vapic_word_tells_what_waits_and_what_is_in_service() {
-    let mut a = enabled();
-    assert_eq!(a.vapic_word(), 0);
-    a.set_tpr(0x63);
-    assert_eq!(a.vapic_word(), 0x63);
-    let _ = a.shared().post_fixed(0x72, Trigger::Edge);
-    assert_eq!(a.vapic_word(), 0x7200_0063);
-    assert_eq!(a.deliverable(), Some(0x72));
-    a.accept(0x72);
-    assert_eq!(a.vapic_word(), 0x7063);
-    let _ = a.shared().post_fixed(0x45, Trigger::Edge);
-    let _ = a.shared().post_fixed(0x31, Trigger::Edge);
-    assert_eq!(a.vapic_word(), 0x4500_7063);
-    let _ = a.eoi();
-    assert_eq!(a.vapic_word(), 0x4500_0063);
-    a.set_tpr(0);
-    assert_eq!(a.deliverable(), Some(0x45));
-}
-
-#[test]
-fn accesses_to_the_task_priority_are_told_from_others() {
-    for (offset, len, read, write) in [
-        (0x80, 4, true, true),
-        (0x80, 1, true, false),
-        (0x82, 2, true, false),
-        (0x83, 1, true, false),
-        (0x83, 2, false, false),
-        (0x80, 8, false, false),
-        (0x7f, 2, false, false),
-        (0x84, 4, false, false),
-        (0x90, 4, false, false),
-        (0xa0, 4, false, false),
-    ] {
-        assert_eq!(
-            is_task_priority(offset, len, false),
-            read,
-            "read {offset:#x}"
-        );
-        assert_eq!(
-            is_task_priority(offset, len, true),
-            write,
-            "write {offset:#x}"
-        );
-    }
 }
 
 #[test]
@@ -351,127 +268,6 @@ fn illegal_vectors_and_registers_are_errors() {
 }
 
 #[test]
-fn eoi_tells_level_from_edge() {
-    let mut a = enabled();
-    for (vector, trigger) in [(0x30, Trigger::Level), (0x41, Trigger::Edge)] {
-        assert_eq!(a.shared().post_fixed(vector, trigger), Posted::Kick);
-        assert_eq!(a.deliverable(), Some(vector));
-        a.accept(vector);
-    }
-    let eoi = write(&mut a, Reg::EOI, 0, at(0)).eoi.unwrap();
-    assert_eq!((eoi.vector, eoi.trigger), (0x41, Trigger::Edge));
-    let eoi = write(&mut a, Reg::EOI, 0, at(0)).eoi.unwrap();
-    assert_eq!(
-        (eoi.vector, eoi.trigger, eoi.broadcast),
-        (0x30, Trigger::Level, true)
-    );
-    assert_eq!(write(&mut a, Reg::EOI, 0, at(0)).eoi, None);
-}
-
-#[test]
-fn eoi_asks_for_a_look_if_something_waits_behind() {
-    let mut a = enabled();
-    for (vector, taken) in [(0x41, true), (0x45, false)] {
-        let _ = a.shared().post_fixed(vector, Trigger::Edge);
-        assert_eq!(a.deliverable(), Some(vector).filter(|_| taken));
-        if taken {
-            a.accept(vector);
-        }
-    }
-    assert!(write(&mut a, Reg::EOI, 0, at(0)).recheck);
-    assert_eq!(a.deliverable(), Some(0x45));
-    a.accept(0x45);
-    assert!(!write(&mut a, Reg::EOI, 0, at(0)).recheck);
-    assert!(!write(&mut a, Reg::EOI, 0, at(0)).recheck);
-    // Posted by another thread, not looked at yet.
-    let _ = a.shared().post_fixed(0x51, Trigger::Edge);
-    a.deliverable();
-    a.accept(0x51);
-    let _ = a.shared().post_fixed(0x41, Trigger::Edge);
-    assert!(write(&mut a, Reg::EOI, 0, at(0)).recheck);
-}
-
-#[test]
-fn one_shot_periodic_and_deadline_fire_once_each() {
-    let mut a = enabled();
-    let _ = write(&mut a, Reg::LVT_TIMER, 0xec, at(0));
-    let _ = write(&mut a, Reg::TIMER_DIVIDE, 0xb, at(0));
-    assert!(write(&mut a, Reg::TIMER_INITIAL, 1_000_000, at(100)).timer);
-    assert_eq!(a.alarm(), Alarm::AtNs(1_000_100));
-    assert_eq!(read(&mut a, Reg::TIMER_CURRENT, at(600_100)), 400_000);
-    assert_eq!(
-        a.timer_expired(&at(1_000_099)),
-        Alarm::AtNs(1_000_100),
-        "early"
-    );
-    assert_eq!(a.deliverable(), None);
-    assert_eq!(a.timer_expired(&at(1_000_100)), Alarm::Off);
-    assert_eq!(a.deliverable(), Some(0xec));
-    a.accept(0xec);
-    let _ = a.eoi();
-
-    let _ = write(&mut a, Reg::LVT_TIMER, 0xec | lvt::TIMER_PERIODIC, at(0));
-    let _ = write(&mut a, Reg::TIMER_INITIAL, 1_000_000, at(0));
-    assert_eq!(a.timer_expired(&at(1_000_010)), Alarm::AtNs(2_000_000));
-    // Days late: one tick, and on from now.
-    let late = 1 << 50;
-    assert_eq!(a.timer_expired(&at(late)), Alarm::AtNs(late));
-    assert_eq!(a.timer_expired(&at(late)), Alarm::AtNs(late + 1_000_000));
-    let _ = write(&mut a, Reg::TIMER_INITIAL, 1, at(0));
-    assert_eq!(a.alarm(), Alarm::AtNs(200_000), "no faster than the limit");
-
-    a.accept(0xec);
-    let _ = a.eoi();
-    let _ = write(
-        &mut a,
-        Reg::LVT_TIMER,
-        0xec | lvt::TIMER_TSC_DEADLINE,
-        at(0),
-    );
-    assert_eq!(a.alarm(), Alarm::Off, "a change of mode disarms");
-    assert!(!write(&mut a, Reg::TIMER_INITIAL, 5, at(0)).timer);
-    assert_eq!(a.set_tsc_deadline(5000), Some(Alarm::AtTsc(5000)));
-    assert_eq!(a.timer_expired(&at(4999)), Alarm::AtTsc(5000));
-    assert_eq!(a.tsc_deadline(), 5000);
-    assert_eq!(a.timer_expired(&at(5000)), Alarm::Off);
-    assert_eq!(a.tsc_deadline(), 0);
-    assert_eq!(a.deliverable(), Some(0xec));
-    assert_eq!(a.set_tsc_deadline(0), Some(Alarm::Off));
-}
-
-#[test]
-fn every_divider() {
-    for (value, divider) in [
-        (0, 2),
-        (1, 4),
-        (2, 8),
-        (3, 16),
-        (8, 32),
-        (9, 64),
-        (10, 128),
-        (11, 1),
-    ] {
-        let mut a = enabled();
-        let _ = write(&mut a, Reg::TIMER_DIVIDE, value, at(0));
-        let _ = write(&mut a, Reg::TIMER_INITIAL, 1000, at(0));
-        assert_eq!(a.alarm(), Alarm::AtNs(1000 * divider));
-    }
-}
-
-#[test]
-fn a_new_divider_stretches_what_is_left() {
-    let mut a = enabled();
-    let _ = write(&mut a, Reg::TIMER_DIVIDE, 0xb, at(0));
-    let _ = write(&mut a, Reg::TIMER_INITIAL, 1001, at(0));
-    assert!(write(&mut a, Reg::TIMER_DIVIDE, 1, at(500)).timer);
-    assert_eq!(a.alarm(), Alarm::AtNs(500 + 501 * 4));
-    assert_eq!(read(&mut a, Reg::TIMER_CURRENT, at(500)), 501);
-    assert!(!write(&mut a, Reg::TIMER_DIVIDE, 1, at(600)).timer);
-    assert!(write(&mut a, Reg::TIMER_DIVIDE, 0, at(500)).timer);
-    assert_eq!(a.alarm(), Alarm::AtNs(500 + 501 * 2));
-}
-
-#[test]
 fn lint0_leads_to_pic_or_nmi() {
     let mut a = enabled();
     let _ = write(
@@ -504,15 +300,4 @@ fn state_in_x2apic_mode_has_the_uapi_form() {
         state.set(Reg::ID, 9);
         assert_eq!(a.set_state(&state, &at(0)).is_err(), format);
     }
-}
-
-#[test]
-fn a_timer_made_periodic_after_its_end_is_saved() {
-    let mut a = enabled();
-    let _ = write(&mut a, Reg::TIMER_INITIAL, 1, at(0));
-    a.timer_expired(&at(2));
-    let _ = write(&mut a, Reg::LVT_TIMER, lvt::TIMER_PERIODIC, at(2));
-    assert_eq!(a.alarm(), Alarm::Off);
-    let b = saved_and_restored(&mut a, at(2));
-    assert_eq!(b.alarm(), Alarm::Off);
 }

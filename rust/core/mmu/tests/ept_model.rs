@@ -80,82 +80,11 @@ impl World {
             }
             Step::FaultInOrder(f, a, n) => self.fault_in_order(FRAMES[f], need(a), n),
             Step::RacingFaults(f, a, g, b, n) => {
-                self.cache.top_up();
-                let (Some(first), Some(second)) = (
-                    self.request_for(FRAMES[f], need(a)),
-                    self.request_for(FRAMES[g], need(b)),
-                ) else {
-                    return;
-                };
-                // Getting the second page may have replaced the first: that fault would start again.
-                if self.request_for(FRAMES[f], need(a)) != Some(first) {
-                    return;
-                }
-                let (sim, root, format) = (self.sim, self.root, self.format);
-                sim.interfere(
-                    n,
-                    Box::new(move || {
-                        let mut cache = Cache::new(sim);
-                        cache.top_up();
-                        let _ = Ept::new(sim, root, format).map(&second, &mut cache);
-                        cache.tables.drain(..).for_each(|t| sim.free(t));
-                    }),
-                );
-                let _ = self.ept().map(&first, &mut self.cache);
-                sim.no_interference();
-                for gfn in [FRAMES[f], FRAMES[g]] {
-                    let e = self.ept().lookup(Gfn(gfn)).unwrap().entry;
-                    if e.permits(Access::W) && self.slot(gfn).unwrap().logs_dirty_pages() {
-                        self.dirty.insert(gfn);
-                    }
-                }
+                self.racing_faults((FRAMES[f], need(a)), (FRAMES[g], need(b)), n);
             }
-            Step::FaultAgainstAging(f, a, n) => {
-                self.cache.top_up();
-                let Some(request) = self.request_for(FRAMES[f], need(a)) else {
-                    return;
-                };
-                let (ept, gfn) = (self.ept(), Gfn(FRAMES[f]));
-                self.sim.interfere(
-                    n,
-                    Box::new(move || {
-                        ept.clear_young(gfn, gfn.wrapping_add(1));
-                    }),
-                );
-                let _ = self.ept().map(&request, &mut self.cache);
-                self.sim.no_interference();
-                let e = self.ept().lookup(gfn).unwrap().entry;
-                if e.permits(Access::W) && self.slot(gfn.0).unwrap().logs_dirty_pages() {
-                    self.dirty.insert(gfn.0);
-                }
-            }
+            Step::FaultAgainstAging(f, a, n) => self.fault_against_aging(FRAMES[f], need(a), n),
             Step::Access(f, a) => self.access(FRAMES[f], need(a)),
-            Step::Invalidate(f, many) => {
-                let Some(slot) = self.slot(FRAMES[f]) else {
-                    return;
-                };
-                let host = Self::host_frame(&slot, FRAMES[f]);
-                let (from, to) = if many {
-                    (host & !511, (host & !511) + 512)
-                } else {
-                    (host, host + 1)
-                };
-                let hva = |frame: u64| Hva(frame << 12);
-                let (start, end) = slot.gfns_of_hva_range(hva(from), hva(to)).unwrap();
-                self.invalidate(start.0, end.0, |w| {
-                    if many {
-                        *w.replaced_many.entry(host >> 9).or_insert(0) += 1;
-                        // A new large page.
-                        let small: Vec<_> = w.replaced.range(from..to).map(|(k, _)| *k).collect();
-                        small.iter().for_each(|k| {
-                            w.replaced.remove(k);
-                        });
-                        w.shared.retain(|h| !(from..to).contains(h));
-                    } else {
-                        *w.replaced.entry(host).or_insert(0) += 1;
-                    }
-                });
-            }
+            Step::Invalidate(f, many) => self.replace_host_pages(FRAMES[f], many),
             Step::Share(f) => {
                 let Some(slot) = self.slot(FRAMES[f]) else {
                     return;
@@ -179,27 +108,7 @@ impl World {
                     }
                 };
             }
-            Step::ToggleLog(i) => {
-                let Some(mut slot) = self.slots[i] else {
-                    return;
-                };
-                let on = !slot.logs_dirty_pages();
-                let keep = slot.flags.bits() & SlotFlags::READONLY.bits();
-                slot.flags = SlotFlags::from_bits(
-                    keep | u32::from(on),
-                    SlotFlags::from_bits(3, SlotFlags::LOG_DIRTY_PAGES.union(SlotFlags::READONLY))
-                        .unwrap(),
-                )
-                .unwrap();
-                self.slots[i] = Some(slot);
-                self.bump_generation();
-                self.written.retain(|gfn| !slot.contains(Gfn(*gfn)));
-                self.watch(
-                    slot.base_gfn,
-                    slot.end_gfn(),
-                    if on { 333 } else { u32::MAX },
-                );
-            }
+            Step::ToggleLog(i) => self.toggle_log(i),
             Step::Age(f, n) => {
                 let (s, e) = (Gfn(FRAMES[f]), Gfn(FRAMES[f] + n));
                 let young = self.ept().test_young(s, e);
@@ -219,48 +128,156 @@ impl World {
                 }
             }
             Step::PausedZap(f, g, n) => {
-                let (s, e) = (FRAMES[f.min(g)], FRAMES[f.max(g)] + 1);
-                let mut span = Span::new(Gfn(s), Gfn(e));
-                let mut pauses = 0;
-                loop {
-                    let at = span.position();
-                    let mut pending = Pending::new();
-                    let progress = self.ept().zap_range(&mut span, Budget(n), &mut pending);
-                    self.settle(pending);
-                    match progress {
-                        Progress::Done => break,
-                        Progress::More => assert!(span.position() > at, "no progress"),
-                    }
-                    pauses += 1;
-                    if pauses == 1 {
-                        self.fault(s, Access::R);
-                    }
-                    if pauses > 60 {
-                        break;
-                    }
-                }
+                self.paused_zap(FRAMES[f.min(g)], FRAMES[f.max(g)] + 1, n);
             }
-            Step::NewRoot => {
-                let old = self.ept();
-                self.root = self.sim.alloc();
-                // All vCPUs have left the old root.
-                self.sim.flush();
-                self.tlb.clear();
-                let mut span = old.whole();
-                loop {
-                    let mut pending = Pending::new();
-                    let progress = old.zap_range(&mut span, Budget(3000), &mut pending);
-                    self.settle(pending);
-                    match progress {
-                        Progress::Done => break,
-                        Progress::More => (),
-                    }
-                }
-                let mut pending = Pending::new();
-                assert!(old.retire(&mut pending));
-                self.settle(pending);
+            Step::NewRoot => self.new_root(),
+        }
+    }
+
+    /// Two vCPUs fault; the second does all of it at exchange number `n` of the first.
+    fn racing_faults(&mut self, (f, a): (u64, Access), (g, b): (u64, Access), n: u32) {
+        self.cache.top_up();
+        let (Some(first), Some(second)) = (self.request_for(f, a), self.request_for(g, b)) else {
+            return;
+        };
+        // Getting the second page may have replaced the first: that fault would start again.
+        if self.request_for(f, a) != Some(first) {
+            return;
+        }
+        let (sim, root, format) = (self.sim, self.root, self.format);
+        sim.interfere(
+            n,
+            Box::new(move || {
+                let mut cache = Cache::new(sim);
+                cache.top_up();
+                let _ = Ept::new(sim, root, format).map(&second, &mut cache);
+                cache.tables.drain(..).for_each(|t| sim.free(t));
+            }),
+        );
+        let _ = self.ept().map(&first, &mut self.cache);
+        sim.no_interference();
+        for gfn in [f, g] {
+            let e = self.ept().lookup(Gfn(gfn)).unwrap().entry;
+            if e.permits(Access::W) && self.slot(gfn).unwrap().logs_dirty_pages() {
+                self.dirty.insert(gfn);
             }
         }
+    }
+
+    /// A frame ages at exchange number `n` of a fault on it.
+    fn fault_against_aging(&mut self, f: u64, a: Access, n: u32) {
+        self.cache.top_up();
+        let Some(request) = self.request_for(f, a) else {
+            return;
+        };
+        let (ept, gfn) = (self.ept(), Gfn(f));
+        self.sim.interfere(
+            n,
+            Box::new(move || {
+                ept.clear_young(gfn, gfn.wrapping_add(1));
+            }),
+        );
+        let _ = self.ept().map(&request, &mut self.cache);
+        self.sim.no_interference();
+        let e = self.ept().lookup(gfn).unwrap().entry;
+        if e.permits(Access::W) && self.slot(gfn.0).unwrap().logs_dirty_pages() {
+            self.dirty.insert(gfn.0);
+        }
+    }
+
+    /// The host replaces the page behind a frame, or all the 2 MiB that it is in.
+    fn replace_host_pages(&mut self, f: u64, many: bool) {
+        let Some(slot) = self.slot(f) else {
+            return;
+        };
+        let host = Self::host_frame(&slot, f);
+        let (from, to) = if many {
+            (host & !511, (host & !511) + 512)
+        } else {
+            (host, host + 1)
+        };
+        let hva = |frame: u64| Hva(frame << 12);
+        let (start, end) = slot.gfns_of_hva_range(hva(from), hva(to)).unwrap();
+        self.invalidate(start.0, end.0, |w| {
+            if many {
+                *w.replaced_many.entry(host >> 9).or_insert(0) += 1;
+                // A new large page.
+                let small: Vec<_> = w.replaced.range(from..to).map(|(k, _)| *k).collect();
+                small.iter().for_each(|k| {
+                    w.replaced.remove(k);
+                });
+                w.shared.retain(|h| !(from..to).contains(h));
+            } else {
+                *w.replaced.entry(host).or_insert(0) += 1;
+            }
+        });
+    }
+
+    /// A slot begins to log writes, or ends it.
+    fn toggle_log(&mut self, i: usize) {
+        let Some(mut slot) = self.slots[i] else {
+            return;
+        };
+        let on = !slot.logs_dirty_pages();
+        let keep = slot.flags.bits() & SlotFlags::READONLY.bits();
+        slot.flags = SlotFlags::from_bits(
+            keep | u32::from(on),
+            SlotFlags::from_bits(3, SlotFlags::LOG_DIRTY_PAGES.union(SlotFlags::READONLY)).unwrap(),
+        )
+        .unwrap();
+        self.slots[i] = Some(slot);
+        self.bump_generation();
+        self.written.retain(|gfn| !slot.contains(Gfn(*gfn)));
+        self.watch(
+            slot.base_gfn,
+            slot.end_gfn(),
+            if on { 333 } else { u32::MAX },
+        );
+    }
+
+    /// A zap in portions, with a fault behind it at the first pause.
+    fn paused_zap(&mut self, start: u64, end: u64, n: u32) {
+        let mut span = Span::new(Gfn(start), Gfn(end));
+        let mut pauses = 0;
+        loop {
+            let at = span.position();
+            let mut pending = Pending::new();
+            let progress = self.ept().zap_range(&mut span, Budget(n), &mut pending);
+            self.settle(pending);
+            match progress {
+                Progress::Done => break,
+                Progress::More => assert!(span.position() > at, "no progress"),
+            }
+            pauses += 1;
+            if pauses == 1 {
+                self.fault(start, Access::R);
+            }
+            if pauses > 60 {
+                break;
+            }
+        }
+    }
+
+    /// The old root is taken down as a whole.
+    fn new_root(&mut self) {
+        let old = self.ept();
+        self.root = self.sim.alloc();
+        // All vCPUs have left the old root.
+        self.sim.flush();
+        self.tlb.clear();
+        let mut span = old.whole();
+        loop {
+            let mut pending = Pending::new();
+            let progress = old.zap_range(&mut span, Budget(3000), &mut pending);
+            self.settle(pending);
+            match progress {
+                Progress::Done => break,
+                Progress::More => (),
+            }
+        }
+        let mut pending = Pending::new();
+        assert!(old.retire(&mut pending));
+        self.settle(pending);
     }
 }
 
