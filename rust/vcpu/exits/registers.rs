@@ -4,6 +4,7 @@
 
 use kernel::prelude::*;
 use rkvm_core::{
+    cpuid::xstate,
     exception::Exception,
     regs::{
         cr0,
@@ -26,15 +27,6 @@ use crate::{
         Running, //
     },
 };
-
-/// XCR0 bits and what they need: AVX needs SSE, the three AVX-512 parts and the two AMX parts come together.
-const X87: u64 = 1 << 0;
-const SSE: u64 = 1 << 1;
-const AVX: u64 = 1 << 2;
-const MPX: u64 = 3 << 3;
-const AVX512: u64 = 7 << 5;
-const PKRU: u64 = 1 << 9;
-const AMX: u64 = 3 << 17;
 
 /// The general-purpose register with this number, RSP included.
 #[inline]
@@ -153,14 +145,8 @@ impl Running<'_> {
 
     /// Whether XSETBV takes this value for XCR0 (SDM, "XSETBV").
     pub(crate) fn xcr0_valid(&self, value: u64) -> bool {
-        let together = |bits: u64| value & bits == 0 || value & bits == bits;
-        value & X87 != 0
-            && value & !self.arch.caps.xcr0_allowed & !X87 == 0
-            && (value & AVX == 0 || value & SSE != 0)
-            && together(MPX)
-            && together(AVX512)
-            && (value & AVX512 == 0 || value & AVX != 0)
-            && together(AMX)
+        // x87 state is there whatever CPUID says.
+        xstate::xcr0_valid(value, self.arch.caps.xcr0_allowed | xstate::FP)
     }
 
     /// Sets XCR0, and what CPUID says about it.
@@ -181,7 +167,7 @@ impl Running<'_> {
             x.xss = self.arch.msrs.xss;
         }
         x.switch_pkru = host().implemented.pku
-            && (self.arch.cr4 & cr4::PKE != 0 || (uses && self.arch.xcr0 & PKRU != 0));
+            && (self.arch.cr4 & cr4::PKE != 0 || (uses && self.arch.xcr0 & xstate::PKRU != 0));
         self.arch.xstate = x.if_different();
     }
 }

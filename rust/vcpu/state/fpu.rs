@@ -7,6 +7,7 @@
 //! Feature Set").
 
 use kernel::prelude::*;
+use rkvm_core::cpuid::xstate;
 
 use crate::{
     host::host,
@@ -20,7 +21,7 @@ use crate::{
 };
 
 /// x87 and SSE, which every vCPU has, whatever its CPUID says.
-const FP_SSE: u64 = 3;
+const FP_SSE: u64 = xstate::FP | xstate::SSE;
 /// Where XSTATE_BV is in the area.
 const XSTATE_BV: usize = 512;
 /// Bytes of KVM_GET_XSAVE.
