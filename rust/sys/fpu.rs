@@ -128,9 +128,9 @@ fn write_pkru(value: u32) {
 /// A guest's FPU state.
 pub(crate) struct GuestFpu(KBox<bindings::fpu_guest>);
 
-// SAFETY: The state is only touched by the thread that has the vCPU's mutex.
+// SAFETY: The state belongs to no thread while it is not loaded, and it is loaded only within KVM_RUN.
 unsafe impl Send for GuestFpu {}
-// SAFETY: As above.
+// SAFETY: Through a shared reference only its size is read, which does not change.
 unsafe impl Sync for GuestFpu {}
 
 impl GuestFpu {

@@ -8,10 +8,10 @@ use super::bindings;
 
 /// RDMSR of a register that is known to exist.
 #[inline(always)]
-pub(crate) fn read(msr: u32) -> u64 {
+pub(super) fn read(msr: u32) -> u64 {
     let (low, high): (u32, u32);
-    // SAFETY: Reading an MSR has no effect on memory. For one that does not exist the kernel's handler is not asked:
-    // the callers only name architectural registers that load checked.
+    // SAFETY: Reading an MSR has no effect on memory. One that does not exist would fault without a handler: within `sys`,
+    // only registers are read this way that every processor in IA-32e mode has.
     unsafe {
         asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nomem, nostack))
     };

@@ -143,8 +143,13 @@ impl UserArg {
         Self(address as usize)
     }
 
-    fn copy_in(self, to: *mut u8, bytes: usize) -> Result {
-        // SAFETY: The callers pass memory of their own of at least `bytes` bytes.
+    /// Copies from user memory. EFAULT if it isn't readable.
+    ///
+    /// # Safety
+    ///
+    /// `to` is memory of the caller's own, of at least `bytes` bytes.
+    unsafe fn copy_in(self, to: *mut u8, bytes: usize) -> Result {
+        // SAFETY: By the contract of this function; the user side is checked and may fault.
         let left = unsafe { kb::_copy_from_user(to.cast(), self.0 as *const _, bytes) };
         if left == 0 {
             Ok(())
@@ -153,8 +158,13 @@ impl UserArg {
         }
     }
 
-    fn copy_out(self, from: *const u8, bytes: usize) -> Result {
-        // SAFETY: The callers pass initialised memory of their own of at least `bytes` bytes.
+    /// Copies to user memory. EFAULT if it isn't writable.
+    ///
+    /// # Safety
+    ///
+    /// `from` is initialised memory of at least `bytes` bytes, padding included.
+    unsafe fn copy_out(self, from: *const u8, bytes: usize) -> Result {
+        // SAFETY: By the contract of this function; the user side is checked and may fault.
         let left = unsafe { kb::_copy_to_user(self.0 as *mut _, from.cast(), bytes) };
         if left == 0 {
             Ok(())
@@ -166,7 +176,8 @@ impl UserArg {
     /// Reads a structure. EFAULT if the memory isn't readable.
     pub(crate) fn read<T: Abi>(self) -> Result<T> {
         let mut value = MaybeUninit::<T>::uninit();
-        self.copy_in(value.as_mut_ptr().cast(), size_of::<T>())?;
+        // SAFETY: `value` has room for a `T`.
+        unsafe { self.copy_in(value.as_mut_ptr().cast(), size_of::<T>())? };
         // SAFETY: All bytes were written, and any bytes are a valid `T`.
         Ok(unsafe { value.assume_init() })
     }
@@ -174,22 +185,23 @@ impl UserArg {
     /// Reads a structure onto the heap, for those that are too large for the stack.
     pub(crate) fn read_boxed<T: Abi>(self) -> Result<KBox<T>> {
         let mut value = T::boxed_zeroed()?;
-        self.copy_in(core::ptr::from_mut(&mut *value).cast(), size_of::<T>())?;
+        // SAFETY: The box holds a `T`, for which any bytes will do.
+        unsafe { self.copy_in(core::ptr::from_mut(&mut *value).cast(), size_of::<T>())? };
         Ok(value)
     }
 
     /// Writes a structure. EFAULT if the memory isn't writable.
     pub(crate) fn write<T: Abi>(self, value: &T) -> Result {
-        self.copy_out(core::ptr::from_ref(value).cast(), size_of::<T>())
+        // SAFETY: A `T`, which has no padding.
+        unsafe { self.copy_out(core::ptr::from_ref(value).cast(), size_of::<T>()) }
     }
 
     /// Reads `n` elements of an array.
     pub(crate) fn read_vec<T: Abi>(self, n: usize) -> Result<KVVec<T>> {
         let mut v: KVVec<T> = KVVec::with_capacity(n, GFP_KERNEL_ACCOUNT)?;
-        self.copy_in(
-            v.as_mut_ptr().cast::<u8>(),
-            n.checked_mul(size_of::<T>()).ok_or(EINVAL)?,
-        )?;
+        let bytes = n.checked_mul(size_of::<T>()).ok_or(EINVAL)?;
+        // SAFETY: There is room for `n` elements.
+        unsafe { self.copy_in(v.as_mut_ptr().cast(), bytes)? };
         // SAFETY: The capacity is `n` and all bytes were written.
         unsafe { v.inc_len(n) };
         Ok(v)
@@ -197,6 +209,7 @@ impl UserArg {
 
     /// Writes all elements of an array.
     pub(crate) fn write_slice<T: Abi>(self, values: &[T]) -> Result {
-        self.copy_out(values.as_ptr().cast(), core::mem::size_of_val(values))
+        // SAFETY: A slice of `T`, which has no padding.
+        unsafe { self.copy_out(values.as_ptr().cast(), core::mem::size_of_val(values)) }
     }
 }

@@ -5,7 +5,10 @@
 //! The SYSCALL MSRs and TSC_AUX are not used while the kernel runs, so an exit that is handled in the kernel does
 //! not pay for them. C KVM's counterpart is the `kvm_user_return_msrs` of `arch/x86/kvm/x86.c`.
 
-use core::cell::UnsafeCell;
+use core::cell::{
+    Cell,
+    UnsafeCell, //
+};
 
 use super::percpu;
 use crate::sys::{
@@ -58,86 +61,81 @@ impl UserReturnMsrs {
 }
 
 struct Slot {
-    host: u64,
-    current: u64,
-    present: bool,
+    host: Cell<u64>,
+    current: Cell<u64>,
+    present: Cell<bool>,
 }
 
-struct State {
-    notifier: bindings::user_return_notifier,
-    registered: bool,
+/// One CPU's values. Only that CPU gets here: with preemption off, or from its interrupts. What the two may meet in is in
+/// cells, so that neither holds a reference into it.
+pub(super) struct UserReturn {
+    notifier: UnsafeCell<bindings::user_return_notifier>,
+    registered: Cell<bool>,
     slots: [Slot; UserReturnMsr::COUNT],
 }
 
-/// One CPU's values.
-pub(super) struct UserReturn(UnsafeCell<State>);
-
 impl UserReturn {
     pub(super) fn new() -> Self {
-        Self(UnsafeCell::new(State {
-            notifier: bindings::user_return_notifier {
+        Self {
+            notifier: UnsafeCell::new(bindings::user_return_notifier {
                 on_user_return: Some(on_user_return),
                 ..Default::default()
-            },
-            registered: false,
+            }),
+            registered: Cell::new(false),
             slots: [const {
                 Slot {
-                    host: 0,
-                    current: 0,
-                    present: false,
+                    host: Cell::new(0),
+                    current: Cell::new(0),
+                    present: Cell::new(false),
                 }
             }; UserReturnMsr::COUNT],
-        }))
+        }
     }
 
     /// Reads the host's values. On the CPU itself, when it comes up.
     pub(super) fn sample(&self) {
-        // SAFETY: Own CPU, not preemptible.
-        let s = unsafe { &mut *self.0.get() };
-        for (slot, number) in s.slots.iter_mut().zip(UserReturnMsr::NUMBERS) {
+        for (slot, number) in self.slots.iter().zip(UserReturnMsr::NUMBERS) {
             let host = msr::read_safe(number);
-            slot.present = host.is_some();
-            slot.host = host.unwrap_or(0);
-            slot.current = slot.host;
+            slot.present.set(host.is_some());
+            slot.host.set(host.unwrap_or(0));
+            slot.current.set(host.unwrap_or(0));
         }
     }
 
     /// Loads the guest values that are `needed`. Preemption is off, on this CPU.
     #[inline]
     pub(super) fn load(&self, values: &[u64; UserReturnMsr::COUNT], needed: UserReturnMsrs) {
-        // SAFETY: Own CPU; the notifier runs with interrupts off on the way to user space, not in between.
-        let s = unsafe { &mut *self.0.get() };
         let mut changed = false;
         let mut left = needed.0;
-        for ((slot, value), number) in s.slots.iter_mut().zip(values).zip(UserReturnMsr::NUMBERS) {
-            if left & 1 != 0 && slot.current != *value && slot.present {
+        for ((slot, value), number) in self.slots.iter().zip(values).zip(UserReturnMsr::NUMBERS) {
+            if left & 1 != 0 && slot.current.get() != *value && slot.present.get() {
                 msr::write(number, *value);
-                slot.current = *value;
+                slot.current.set(*value);
                 changed = true;
             }
             left >>= 1;
         }
         // What differs from the host's already was loaded together with a registration that still stands.
-        if changed && !s.registered {
-            s.registered = true;
+        if changed && !self.registered.get() {
             // SAFETY: The notifier lives as long as the module, and is registered once on this CPU.
-            unsafe { bindings::user_return_notifier_register(&mut s.notifier) };
+            unsafe { bindings::user_return_notifier_register(self.notifier.get()) };
+            // Not before: at reboot an interrupt unregisters what is registered.
+            self.registered.set(true);
         }
     }
 
-    /// Puts the host's values back now. On this CPU, when it leaves VMX operation.
+    /// Puts the host's values back now. On this CPU, with interrupts off: on the way to user space, and when the CPU leaves
+    /// VMX operation.
     pub(super) fn restore(&self) {
-        // SAFETY: Own CPU, interrupts off.
-        let s = unsafe { &mut *self.0.get() };
-        if s.registered {
-            s.registered = false;
+        if self.registered.replace(false) {
             // SAFETY: It was registered on this CPU.
-            unsafe { bindings::user_return_notifier_unregister(&mut s.notifier) };
+            unsafe { bindings::user_return_notifier_unregister(self.notifier.get()) };
         }
-        for (slot, number) in s.slots.iter_mut().zip(UserReturnMsr::NUMBERS) {
-            if slot.current != slot.host {
-                msr::write(number, slot.host);
-                slot.current = slot.host;
+        for (slot, number) in self.slots.iter().zip(UserReturnMsr::NUMBERS) {
+            let host = slot.host.get();
+            if slot.current.get() != host {
+                msr::write(number, host);
+                slot.current.set(host);
             }
         }
     }
