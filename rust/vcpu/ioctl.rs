@@ -33,14 +33,12 @@ use crate::{
             kvm_cpuid2,
             kvm_enable_cap,
             kvm_mp_state,
-            UserArg, //
+            UserArg,
+            KVM_CAP_ENFORCE_PV_FEATURE_CPUID, //
         },
     },
     vm::Vm,
 };
-
-/// The capability that a vCPU can be given.
-const CAP_ENFORCE_PV_FEATURE_CPUID: u32 = 190;
 
 /// What a vCPU's fd holds: the vCPU, and its VM, which lives at least as long.
 pub(crate) struct VcpuFile {
@@ -226,7 +224,7 @@ impl Running<'_> {
             nr::KVM_SET_DEVICE_ATTR => self.set_attribute(&arg.read()?)?,
             nr::KVM_ENABLE_CAP => {
                 let request: kvm_enable_cap = arg.read()?;
-                if request.flags != 0 || request.cap != CAP_ENFORCE_PV_FEATURE_CPUID {
+                if request.flags != 0 || request.cap != KVM_CAP_ENFORCE_PV_FEATURE_CPUID {
                     return Err(EINVAL);
                 }
                 self.arch.pv_enforced = request.args.first().is_some_and(|value| *value != 0);

@@ -24,25 +24,23 @@ use crate::{
         INITIALLY_SET,
         MANUAL_PROTECT, //
     },
-    sys::uabi::kvm_enable_cap, //
+    sys::uabi::{
+        kvm_enable_cap,
+        KVM_CAP_DISABLE_QUIRKS,
+        KVM_CAP_DISABLE_QUIRKS2,
+        KVM_CAP_EXCEPTION_PAYLOAD,
+        KVM_CAP_EXIT_ON_EMULATION_FAILURE,
+        KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+        KVM_CAP_MAX_VCPU_ID,
+        KVM_CAP_MSR_PLATFORM_INFO,
+        KVM_CAP_SPLIT_IRQCHIP,
+        KVM_CAP_X2APIC_API,
+        KVM_CAP_X86_APIC_BUS_CYCLES_NS,
+        KVM_CAP_X86_DISABLE_EXITS,
+        KVM_CAP_X86_TRIPLE_FAULT_EVENT,
+        KVM_CAP_X86_USER_SPACE_MSR, //
+    },
 };
-
-/// Capabilities that KVM_ENABLE_CAP takes here.
-mod cap {
-    pub(super) const DISABLE_QUIRKS: u32 = 116;
-    pub(super) const SPLIT_IRQCHIP: u32 = 121;
-    pub(super) const MAX_VCPU_ID: u32 = 128;
-    pub(super) const X2APIC_API: u32 = 129;
-    pub(super) const X86_DISABLE_EXITS: u32 = 143;
-    pub(super) const MSR_PLATFORM_INFO: u32 = 159;
-    pub(super) const EXCEPTION_PAYLOAD: u32 = 164;
-    pub(super) const MANUAL_DIRTY_LOG_PROTECT2: u32 = 168;
-    pub(super) const X86_USER_SPACE_MSR: u32 = 188;
-    pub(super) const EXIT_ON_EMULATION_FAILURE: u32 = 204;
-    pub(super) const DISABLE_QUIRKS2: u32 = 213;
-    pub(super) const X86_TRIPLE_FAULT_EVENT: u32 = 218;
-    pub(super) const X86_APIC_BUS_CYCLES_NS: u32 = 237;
-}
 
 /// KVM_X86_DISABLE_EXITS_HLT and _PAUSE: what rkvm can leave to the guest.
 const DISABLE_EXITS_HLT: u32 = 1 << 1;
@@ -203,41 +201,41 @@ impl Vm {
         let caps = &self.caps;
         let value = request.args.first().copied().unwrap_or(0);
         match request.cap {
-            cap::DISABLE_QUIRKS => {
+            KVM_CAP_DISABLE_QUIRKS => {
                 caps.disabled_quirks
                     .fetch_or(value as u32 & QUIRKS, Relaxed);
             }
-            cap::DISABLE_QUIRKS2 => {
+            KVM_CAP_DISABLE_QUIRKS2 => {
                 caps.disabled_quirks
                     .fetch_or(bits(value, QUIRKS.into())?, Relaxed);
             }
-            cap::SPLIT_IRQCHIP => self.split_irqchip(value)?,
-            cap::MAX_VCPU_ID => self.set_max_vcpu_ids(value)?,
-            cap::X2APIC_API => self.irq.enable_x2apic_api(value)?,
-            cap::X86_DISABLE_EXITS => {
+            KVM_CAP_SPLIT_IRQCHIP => self.split_irqchip(value)?,
+            KVM_CAP_MAX_VCPU_ID => self.set_max_vcpu_ids(value)?,
+            KVM_CAP_X2APIC_API => self.irq.enable_x2apic_api(value)?,
+            KVM_CAP_X86_DISABLE_EXITS => {
                 let exits = bits(value, DISABLE_EXITS.into())?;
                 self.before_vcpus(EINVAL, || {
                     caps.disabled_exits.fetch_or(exits, Relaxed);
                 })?;
             }
-            cap::MSR_PLATFORM_INFO => caps.platform_info_readable.store(value != 0, Relaxed),
-            cap::EXCEPTION_PAYLOAD => caps.exception_payload.store(value != 0, Relaxed),
-            cap::X86_TRIPLE_FAULT_EVENT => caps.triple_fault_event.store(value != 0, Relaxed),
-            cap::X86_USER_SPACE_MSR => caps
+            KVM_CAP_MSR_PLATFORM_INFO => caps.platform_info_readable.store(value != 0, Relaxed),
+            KVM_CAP_EXCEPTION_PAYLOAD => caps.exception_payload.store(value != 0, Relaxed),
+            KVM_CAP_X86_TRIPLE_FAULT_EVENT => caps.triple_fault_event.store(value != 0, Relaxed),
+            KVM_CAP_X86_USER_SPACE_MSR => caps
                 .user_space_msrs
                 .store(bits(value, USER_SPACE_MSRS)?, Relaxed),
-            cap::EXIT_ON_EMULATION_FAILURE => {
+            KVM_CAP_EXIT_ON_EMULATION_FAILURE => {
                 caps.exit_on_emulation_failure
                     .store(switch(value)?, Relaxed);
             }
-            cap::MANUAL_DIRTY_LOG_PROTECT2 => {
+            KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 => {
                 let mode = bits(value, (MANUAL_PROTECT | INITIALLY_SET).into())?;
                 if mode == INITIALLY_SET {
                     return Err(EINVAL);
                 }
                 self.memory.set_dirty_log_mode(mode);
             }
-            cap::X86_APIC_BUS_CYCLES_NS => self.set_apic_bus_cycle_ns(value)?,
+            KVM_CAP_X86_APIC_BUS_CYCLES_NS => self.set_apic_bus_cycle_ns(value)?,
             _ => return Err(EINVAL),
         }
         Ok(())
