@@ -6,6 +6,7 @@ use crate::device::Device;
 use crate::errno::Errno;
 use crate::sys;
 use crate::tap::Tap;
+use crate::vcpu::Vcpu;
 use crate::vm::{eventfd, Vm};
 use crate::waiter::{self, taken, waiting, End, APIC};
 use crate::Outcome;
@@ -44,6 +45,14 @@ fn set(vm: &Vm, entries: &[kvm_irq_routing_entry]) -> Result<(), Errno> {
     Ok(vm.fd.set_gsi_routing(&table)?)
 }
 
+fn msi(address_lo: u32, data: u8) -> kvm_msi {
+    kvm_msi {
+        address_lo,
+        data: u32::from(data),
+        ..Default::default()
+    }
+}
+
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     let vm = Vm::with_irqchip(dev)?;
     let mut vcpu = vm.vcpu(0)?;
@@ -51,13 +60,14 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     for vector in VECTORS {
         waiter::handle(&ram, vector, End::Eoi);
     }
-    let msi = |address_lo, data: u8| kvm_msi {
-        address_lo,
-        data: u32::from(data),
-        ..Default::default()
-    };
-
     t.eq("the guest waits", vcpu.run()?, waiting());
+    signalled(t, &vm, &mut vcpu)?;
+    routed(t, &vm, &mut vcpu)?;
+    refused(t, dev, &vm)
+}
+
+/// KVM_SIGNAL_MSI.
+fn signalled(t: &mut Tap, vm: &Vm, vcpu: &mut Vcpu) -> Outcome {
     t.eq(
         "KVM_SIGNAL_MSI is delivered to one vCPU",
         vm.fd.signal_msi(msi(ADDRESS, VECTORS[0]))?,
@@ -89,15 +99,18 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         }),
         libc::EINVAL,
     );
+    Ok(())
+}
 
-    // A GSI of our own as an MSI.
-    set(&vm, &[msi_route(GSI, u32::from(VECTORS[0]))])?;
+/// A GSI of our own as an MSI.
+fn routed(t: &mut Tap, vm: &Vm, vcpu: &mut Vcpu) -> Outcome {
+    set(vm, &[msi_route(GSI, u32::from(VECTORS[0]))])?;
     let event = eventfd()?;
     vm.fd.register_irqfd(&event, GSI)?;
     event.write(1)?;
     t.eq("an irqfd follows the route", vcpu.run()?, taken(VECTORS[0]));
     t.eq("once", vcpu.run()?, waiting());
-    set(&vm, &[msi_route(GSI, u32::from(VECTORS[1]))])?;
+    set(vm, &[msi_route(GSI, u32::from(VECTORS[1]))])?;
     event.write(1)?;
     t.eq(
         "a changed route counts at once",
@@ -113,7 +126,7 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         taken(VECTORS[1]),
     );
     t.eq("on the rising edge only", vcpu.run()?, waiting());
-    set(&vm, &[])?;
+    set(vm, &[])?;
     event.write(1)?;
     vm.fd.signal_msi(msi(ADDRESS, VECTORS[0]))?;
     t.eq(
@@ -121,7 +134,16 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         vcpu.run()?,
         taken(VECTORS[0]),
     );
+    Ok(())
+}
 
+/// Messages and routes that can't be.
+fn refused(t: &mut Tap, dev: &Device, vm: &Vm) -> Outcome {
+    #[repr(C)]
+    struct Header {
+        nr: u32,
+        flags: u32,
+    }
     let bare = Vm::new(dev)?;
     t.errno(
         "KVM_SIGNAL_MSI without an irqchip",
@@ -131,7 +153,7 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     t.errno(
         "an unknown type of route",
         set(
-            &vm,
+            vm,
             &[kvm_irq_routing_entry {
                 type_: 77,
                 ..msi_route(1, 0)
@@ -141,18 +163,18 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     );
     t.errno(
         "a pin beyond the IOAPIC's",
-        set(&vm, &[pin_route(1, KVM_IRQCHIP_IOAPIC, 24)]),
+        set(vm, &[pin_route(1, KVM_IRQCHIP_IOAPIC, 24)]),
         libc::EINVAL,
     );
     t.errno(
         "a chip that is not there",
-        set(&vm, &[pin_route(1, 9, 0)]),
+        set(vm, &[pin_route(1, 9, 0)]),
         libc::EINVAL,
     );
     t.success(
         "pins of both chips for one GSI",
         set(
-            &vm,
+            vm,
             &[
                 pin_route(4, KVM_IRQCHIP_PIC_MASTER, 4),
                 pin_route(4, KVM_IRQCHIP_IOAPIC, 4),
@@ -162,7 +184,7 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     t.errno(
         "two pins of one chip for one GSI",
         set(
-            &vm,
+            vm,
             &[
                 pin_route(4, KVM_IRQCHIP_IOAPIC, 4),
                 pin_route(4, KVM_IRQCHIP_IOAPIC, 5),
@@ -170,11 +192,6 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         ),
         libc::EINVAL,
     );
-    #[repr(C)]
-    struct Header {
-        nr: u32,
-        flags: u32,
-    }
     t.errno(
         "routing flags",
         sys::ioctl_with(

@@ -4,6 +4,7 @@
 
 use crate::asm::*;
 use crate::device::Device;
+use crate::errno::Errno;
 use crate::prefix::{Prefix, PREFIX};
 use crate::setup::{self, Mode};
 use crate::sys;
@@ -32,14 +33,37 @@ fn filter(flags: u64, range: [u64; 3]) -> Filter {
     f
 }
 
+/// One MSR, which is denied in this way.
+fn denied(how: u64, msr: u32) -> [u64; 3] {
+    static BITS: [u64; 1] = [0];
+    [how | 1 << 32, msr.into(), BITS.as_ptr() as u64]
+}
+
+fn set(vm: &Vm, f: &Filter) -> Result<(), Errno> {
+    sys::ioctl_with(vm.raw(), KVM_X86_SET_MSR_FILTER, f).map(|_| ())
+}
+
+/// Which refused accesses go to user space.
+fn to_user_space(vm: &Vm, reasons: u32) -> Result<(), Errno> {
+    let cap = kvm_enable_cap {
+        cap: KVM_CAP_X86_USER_SPACE_MSR,
+        args: [reasons.into(), 0, 0, 0],
+        ..Default::default()
+    };
+    sys::ioctl_with(vm.raw(), sys::KVM_ENABLE_CAP, &cap).map(|_| ())
+}
+
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     let vm = Vm::new(dev)?;
-    let ram = vm.add_ram(0, 0, MIB)?;
-    let mut vcpu = vm.vcpu(0)?;
-    let bits = [0u64];
-    let bitmap = bits.as_ptr() as u64;
-    let range = |how: u64| [how | 1 << 32, KERNEL_GS_BASE.into(), bitmap];
-    let set = |f: &Filter| sys::ioctl_with(vm.raw(), KVM_X86_SET_MSR_FILTER, f);
+    refused(t, &vm);
+    filtered(t, &vm)?;
+    emulated(t, dev)
+}
+
+/// Filters that can't be.
+fn refused(t: &mut Tap, vm: &Vm) {
+    let set = |f: &Filter| set(vm, f);
+    let range = |how: u64| denied(how, KERNEL_GS_BASE);
     t.errno("flags that are none", set(&filter(2, [0; 3])), libc::EINVAL);
     t.errno(
         "a filter that denies everything",
@@ -56,22 +80,19 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         set(&filter(0, [READ | 1 << 32, 0, 8])),
         libc::EFAULT,
     );
+    t.errno("reasons that are none", to_user_space(vm, 8), libc::EINVAL);
+}
 
-    let cap = |value: u64| {
-        let cap = kvm_enable_cap {
-            cap: KVM_CAP_X86_USER_SPACE_MSR,
-            args: [value, 0, 0, 0],
-            ..Default::default()
-        };
-        sys::ioctl_with(vm.raw(), sys::KVM_ENABLE_CAP, &cap)
-    };
-    t.errno("reasons that are none", cap(8), libc::EINVAL);
+/// A guest whose accesses user space answers, then one that reads by itself, then one that may not write.
+fn filtered(t: &mut Tap, vm: &Vm) -> Outcome {
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let mut vcpu = vm.vcpu(0)?;
+    let set = |f: &Filter| set(vm, f);
     t.success(
         "filtered and unknown MSRs to user space",
-        cap((FILTERED | UNKNOWN).into()),
+        to_user_space(vm, FILTERED | UNKNOWN),
     );
-    t.success("a filter", set(&filter(0, range(READ))));
-
+    t.success("a filter", set(&filter(0, denied(READ, KERNEL_GS_BASE))));
     let code = asm64(|a| {
         a.mov(ecx, KERNEL_GS_BASE)?;
         a.mov(eax, 0x1000)?;
@@ -131,7 +152,10 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     t.eq("the guest reads by itself", vcpu.run()?, Exit::Hlt);
     t.eq("the register", vcpu.regs()?.rax, 0x1000);
 
-    t.success("a filter of writes", set(&filter(0, range(WRITE))));
+    t.success(
+        "a filter of writes",
+        set(&filter(0, denied(WRITE, KERNEL_GS_BASE))),
+    );
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
     t.eq(
         "a denied write",
@@ -143,7 +167,7 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         told(&mut vcpu),
         (FILTERED, KERNEL_GS_BASE, 0x1000),
     );
-    emulated(t, dev)
+    Ok(())
 }
 
 /// The emulator: the filter is for RDMSR and WRMSR, not for instructions that make use of an MSR.
@@ -159,15 +183,8 @@ fn emulated(t: &mut Tap, dev: &Device) -> Outcome {
     let vm = Vm::new(dev)?;
     let ram = vm.add_ram(0, 0, MIB)?;
     let mut vcpu = vm.vcpu(0)?;
-    let cap = kvm_enable_cap {
-        cap: KVM_CAP_X86_USER_SPACE_MSR,
-        args: [(FILTERED | UNKNOWN).into(), 0, 0, 0],
-        ..Default::default()
-    };
-    sys::ioctl_with(vm.raw(), sys::KVM_ENABLE_CAP, &cap)?;
-    let bits = [0u64];
-    let range = [READ | WRITE | 1 << 32, TSC_AUX.into(), bits.as_ptr() as u64];
-    sys::ioctl_with(vm.raw(), KVM_X86_SET_MSR_FILTER, &filter(0, range))?;
+    to_user_space(&vm, FILTERED | UNKNOWN)?;
+    set(&vm, &filter(0, denied(READ | WRITE, TSC_AUX)))?;
     t.ok("TSC_AUX is set", vcpu.set_msr(TSC_AUX, 7)?);
     let code = asm64(|a| {
         a.db(&PREFIX)?;

@@ -11,10 +11,27 @@ use crate::vcpu::{Exit, Vcpu};
 use crate::vm::Vm;
 use crate::{Outcome, MIB};
 
+/// One IN of so many bytes.
+fn input(port: u16, size: u8) -> Exit {
+    Exit::In {
+        port,
+        size,
+        count: 1,
+    }
+}
+
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     let vm = Vm::new(dev)?;
     let ram = vm.add_ram(0, 0, MIB)?;
     let mut vcpu = vm.vcpu(0)?;
+    all_sizes(t, &mut vcpu, &ram)?;
+    changed_meanwhile(t, &mut vcpu, &ram)?;
+    reset_meanwhile(t, &mut vcpu, &ram)?;
+    own_port(t, &mut vcpu, &ram)
+}
+
+/// Each size by a number and by DX.
+fn all_sizes(t: &mut Tap, vcpu: &mut Vcpu, ram: &Ram) -> Outcome {
     let code = asm64(|a| {
         a.mov(rax, 0xffff_ffff_1234_5678u64)?;
         a.out(0x42, al)?;
@@ -38,7 +55,7 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         a.out(dx, al)?;
         a.hlt()
     });
-    setup::start(&vcpu, &ram, Mode::Long, &code)?;
+    setup::start(vcpu, ram, Mode::Long, &code)?;
     t.eq("OUT imm8, AL", vcpu.run()?, Exit::out8(0x42, 0x78));
     t.eq("OUT imm8, AX", vcpu.run()?, Exit::out16(0x43, 0x5678));
     t.eq("OUT imm8, EAX", vcpu.run()?, Exit::out32(0x44, 0x1234_5678));
@@ -46,47 +63,15 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     t.eq("OUT DX, AX", vcpu.run()?, Exit::out16(0xfedc, 0x5678));
     t.eq("OUT DX, EAX", vcpu.run()?, Exit::out32(0xfedc, 0x1234_5678));
 
-    t.eq(
-        "IN AL",
-        vcpu.run()?,
-        Exit::In {
-            port: 0x50,
-            size: 1,
-            count: 1,
-        },
-    );
+    t.eq("IN AL", vcpu.run()?, input(0x50, 1));
     let rip = vcpu.regs()?.rip;
     vcpu.reply(&[0xa1]);
-    t.eq(
-        "IN AX",
-        vcpu.run()?,
-        Exit::In {
-            port: 0x51,
-            size: 2,
-            count: 1,
-        },
-    );
+    t.eq("IN AX", vcpu.run()?, input(0x51, 2));
     t.ok("RIP moved on between the two", vcpu.regs()?.rip > rip);
     vcpu.reply(&[0xb2, 0xb3]);
-    t.eq(
-        "IN EAX",
-        vcpu.run()?,
-        Exit::In {
-            port: 0x52,
-            size: 4,
-            count: 1,
-        },
-    );
+    t.eq("IN EAX", vcpu.run()?, input(0x52, 4));
     vcpu.reply(&[0xc1, 0xc2, 0xc3, 0xc4]);
-    t.eq(
-        "IN EAX, DX",
-        vcpu.run()?,
-        Exit::In {
-            port: 0xfedc,
-            size: 4,
-            count: 1,
-        },
-    );
+    t.eq("IN EAX, DX", vcpu.run()?, input(0xfedc, 4));
     vcpu.reply(&[1, 2, 3, 0x84]);
     t.eq("the last port", vcpu.run()?, Exit::out8(0xffff, 1));
     t.eq("HLT", vcpu.run()?, Exit::Hlt);
@@ -95,30 +80,24 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     t.eq("IN AX changed AX only", r.r9, 0x1111_1111_1111_b3b2);
     t.eq("IN EAX cleared the upper half", r.r10, 0xc4c3_c2c1);
     t.eq("no sign comes in", r.r11, 0x8403_0201);
+    Ok(())
+}
 
-    // The answer belongs to the exit, not to the moment it is given: user space may look at and
-    // change other registers in between.
+/// The answer belongs to the exit, not to the moment it is given: user space may look at and change other registers in
+/// between.
+fn changed_meanwhile(t: &mut Tap, vcpu: &mut Vcpu, ram: &Ram) -> Outcome {
     let code = asm64(|a| {
         a.in_(al, 0x60)?;
         a.hlt()
     });
-    setup::start(&vcpu, &ram, Mode::Long, &code)?;
-    t.eq(
-        "IN again",
-        vcpu.run()?,
-        Exit::In {
-            port: 0x60,
-            size: 1,
-            count: 1,
-        },
-    );
+    setup::start(vcpu, ram, Mode::Long, &code)?;
+    t.eq("IN again", vcpu.run()?, input(0x60, 1));
     vcpu.with_regs(|r| r.rbx = 0x77)?;
     vcpu.reply(&[0x99]);
     t.eq("HLT", vcpu.run()?, Exit::Hlt);
     let r = vcpu.regs()?;
     t.eq("both took effect", (r.rax & 0xff, r.rbx), (0x99, 0x77));
-    reset_meanwhile(t, &mut vcpu, &ram)?;
-    own_port(t, &mut vcpu, &ram)
+    Ok(())
 }
 
 /// User space that sets RIP while it has an IN or an OUT to answer has done with that instruction.
@@ -140,11 +119,7 @@ fn reset_meanwhile(t: &mut Tap, vcpu: &mut Vcpu, ram: &Ram) -> Outcome {
         Exit::Out { port, data, .. } => (port, data),
         other => (0, format!("{other:?}").into_bytes()),
     };
-    let input = Exit::In {
-        port: 0x60,
-        size: 1,
-        count: 1,
-    };
+    let input = input(0x60, 1);
     for (what, start, first) in [
         ("IN", setup::CODE, input),
         ("OUT", setup::CODE + 2, Exit::out8(0x61, 0x33)),

@@ -28,7 +28,52 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     })?;
     let ram = vm.add_ram(0, 0, MIB)?;
     let mut vcpu = vm.vcpu(0)?;
-    let code = asm32(|a| {
+    setup::start(&vcpu, &ram, Mode::Protected, &ticking())?;
+    let handler = assemble(32, HANDLER, |a| {
+        a.inc(esi)?;
+        a.mov(al, 0x20)?;
+        a.out(0x20, al)?;
+        a.iretd()
+    });
+    ram.write(HANDLER, &handler);
+    setup::gate(&ram, Mode::Protected, VECTOR, HANDLER);
+
+    match vcpu.run()? {
+        Exit::Out {
+            port: DONE, data, ..
+        } => t.ok("three ticks of IRQ 0", data[0] >= 3),
+        other => t.eq("three ticks of IRQ 0", other, Exit::out8(DONE, 3)),
+    };
+    match vcpu.run()? {
+        Exit::Out {
+            port: DONE, data, ..
+        } => t.eq("channel 2 ran out, its gate is on", data[0] & 0x21, 0x21),
+        other => t.eq("channel 2 runs out", other, Exit::out8(DONE, 0x21)),
+    };
+    match vcpu.run()? {
+        Exit::Out {
+            port: DONE, data, ..
+        } => {
+            let count = u16::from_le_bytes([data[0], data[1]]);
+            t.ok(
+                "the count of channel 0 is within its period",
+                (1..=0x04a9).contains(&count),
+            )
+        }
+        other => t.eq("a latched count", other, Exit::out32(DONE, 0)),
+    };
+    let state = vm.fd.get_pit2()?;
+    t.eq("KVM_GET_PIT2 tells mode 2", state.channels[0].mode, 2);
+    t.eq("and the count", state.channels[0].count, 0x04a9);
+    t.eq("the gate of channel 2 is on", state.channels[2].gate, 1);
+    wide(t, dev)?;
+    level(t, dev)?;
+    refused(t, dev)
+}
+
+/// Counts three ticks of channel 0, waits for channel 2 to run out, and latches the count of channel 0.
+fn ticking() -> Vec<u8> {
+    asm32(|a| {
         let mut out = |port: i32, value: u32| -> Asm {
             a.mov(al, value as i32)?;
             a.out(port, al)
@@ -88,48 +133,7 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         a.movzx(eax, bx)?;
         a.out(i32::from(DONE), eax)?;
         a.hlt()
-    });
-    setup::start(&vcpu, &ram, Mode::Protected, &code)?;
-    let handler = assemble(32, HANDLER, |a| {
-        a.inc(esi)?;
-        a.mov(al, 0x20)?;
-        a.out(0x20, al)?;
-        a.iretd()
-    });
-    ram.write(HANDLER, &handler);
-    setup::gate(&ram, Mode::Protected, VECTOR, HANDLER);
-
-    match vcpu.run()? {
-        Exit::Out {
-            port: DONE, data, ..
-        } => t.ok("three ticks of IRQ 0", data[0] >= 3),
-        other => t.eq("three ticks of IRQ 0", other, Exit::out8(DONE, 3)),
-    };
-    match vcpu.run()? {
-        Exit::Out {
-            port: DONE, data, ..
-        } => t.eq("channel 2 ran out, its gate is on", data[0] & 0x21, 0x21),
-        other => t.eq("channel 2 runs out", other, Exit::out8(DONE, 0x21)),
-    };
-    match vcpu.run()? {
-        Exit::Out {
-            port: DONE, data, ..
-        } => {
-            let count = u16::from_le_bytes([data[0], data[1]]);
-            t.ok(
-                "the count of channel 0 is within its period",
-                (1..=0x04a9).contains(&count),
-            )
-        }
-        other => t.eq("a latched count", other, Exit::out32(DONE, 0)),
-    };
-    let state = vm.fd.get_pit2()?;
-    t.eq("KVM_GET_PIT2 tells mode 2", state.channels[0].mode, 2);
-    t.eq("and the count", state.channels[0].count, 0x04a9);
-    t.eq("the gate of channel 2 is on", state.channels[2].gate, 1);
-    wide(t, dev)?;
-    level(t, dev)?;
-    refused(t, dev)
+    })
 }
 
 /// Words and doublewords within the ports: their low byte is for the register of the first.
