@@ -44,6 +44,14 @@ pub fn add_named(set: &mut FileSet, paths: &Paths, checkout: &Path, text: &str) 
     Ok(())
 }
 
+/// What a machine has that loads the module under test, or C KVM in its place.
+pub fn with_module(paths: &Paths, module: &Path, backend: Backend) -> Result<FileSet> {
+    let mut set = FileSet::base(paths)?;
+    add_kernel_modules(&mut set, paths)?;
+    add_module(&mut set, paths, module, backend)?;
+    Ok(set)
+}
+
 /// Adds the modules of the kernel that tests load: C KVM and a device to swap to.
 pub fn add_kernel_modules(set: &mut FileSet, paths: &Paths) -> Result<()> {
     set.modules(paths, &["kvm_intel".into(), "zram".into()])

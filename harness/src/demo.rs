@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use rkvm_harness::contents;
-use rkvm_harness::fileset::FileSet;
 use rkvm_harness::guest;
 use rkvm_harness::job::Device;
 use rkvm_harness::job::Outcome;
@@ -18,6 +17,7 @@ use rkvm_harness::job::Task;
 use rkvm_harness::paths::new_folder;
 use rkvm_harness::paths::Paths;
 use rkvm_harness::session;
+use rkvm_harness::session::Boot;
 use rkvm_harness::session::Fate;
 use rkvm_harness::session::Limits;
 use rkvm_harness::session::Line;
@@ -38,7 +38,7 @@ pub struct Args {
     /// Run the guest on C KVM for comparison.
     #[arg(long)]
     kvm: bool,
-    /// Seconds of wall time for the guest.
+    /// Seconds of CPU time of the emulator for the guest (wall time: four times that).
     #[arg(long, default_value_t = 600)]
     timeout: u64,
 }
@@ -47,11 +47,9 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let paths = Paths::find()?;
     let checkout = std::env::current_dir()?;
-    let mut set = FileSet::base(&paths)?;
-    contents::add_kernel_modules(&mut set, &paths)?;
     let module = checkout.join(&args.module);
     args.machine.check_host(&module)?;
-    contents::add_module(&mut set, &paths, &module, args.machine.vm)?;
+    let mut set = contents::with_module(&paths, &module, args.machine.vm)?;
     guest::add(&mut set, &paths, "guest")?;
     let script = format!(
         "echo \"HOST: $(uname -r), $RKVM_DEV:\"; ls -l $RKVM_DEV; dmesg | grep rkvm:\n\
@@ -61,9 +59,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     );
     contents::add_named(&mut set, &paths, &checkout, &script)?;
     set.bytes("job.sh", 0o755, script.into_bytes());
+    let device = if args.kvm { Device::Kvm } else { Device::Rkvm };
     let task = Task {
         name: "guest".into(),
-        device: if args.kvm { Device::Kvm } else { Device::Rkvm },
+        device,
         timeout: u32::try_from(args.timeout)?.saturating_mul(4),
         argv: vec!["/bin/sh".into(), "/job.sh".into()],
     };
@@ -99,19 +98,25 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     std::fs::remove_dir_all(&folder)?;
-    let outcome = boot.tasks.first().and_then(|task| task.outcome.clone());
-    let complaints = boot.tasks.first().map_or(0, |task| task.kernel.len());
+    Ok(end(&boot, device, done))
+}
+
+/// Says how the guest ended. `done`: it said so itself.
+fn end(boot: &Boot, device: Device, done: bool) -> ExitCode {
+    let task = boot.tasks.first();
+    let complaints = task.map_or(0, |task| task.kernel.len());
     if complaints != 0 {
         println!("the host's kernel complained {complaints} times, see above");
-        return Ok(ExitCode::FAILURE);
+        return ExitCode::FAILURE;
     }
+    let outcome = task.and_then(|task| task.outcome.clone());
     if outcome == Some(Outcome::Exit(0)) && done {
-        println!("a second Linux booted on rkvm, worked and powered off");
-        return Ok(ExitCode::SUCCESS);
+        println!("a second Linux booted on {device}, worked and powered off");
+        return ExitCode::SUCCESS;
     }
     let how = outcome.map_or("nothing".into(), |outcome| outcome.to_string());
     println!("the guest did not get to its end: {how}");
-    Ok(ExitCode::FAILURE)
+    ExitCode::FAILURE
 }
 
 /// What a person who watches wants to know of a report.

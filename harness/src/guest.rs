@@ -83,7 +83,7 @@ pub fn add(set: &mut FileSet, paths: &Paths, name: &str) -> Result<()> {
                 }
             }
         }
-        _ => bail!("there is no set of files named {name}"),
+        _ => bail!("there is no set of files named {name}: guest, vmlinuz, qemu or firecracker"),
     }
     Ok(())
 }

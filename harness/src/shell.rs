@@ -110,7 +110,7 @@ pub struct Args {
     /// A module of the stock kernel to put into the machine with all it needs (not loaded).
     #[arg(long = "module", value_name = "NAME")]
     modules: Vec<String>,
-    /// A set of files: guest (/guest/vmlinux and /guest/initrd), vmlinuz, qemu.
+    /// A set of files: guest (/guest/vmlinux and /guest/initrd), vmlinuz, qemu, firecracker.
     #[arg(long = "files", value_name = "SET")]
     sets: Vec<String>,
     /// Shell commands.

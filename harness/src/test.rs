@@ -127,7 +127,7 @@ fn choose(mut tests: Vec<Test>, debug: bool, args: &Args) -> Result<Vec<Test>> {
     };
     for pattern in &args.names {
         if !tests.iter().any(|test| matches(pattern, &test.name)) {
-            bail!("no test is named {pattern}");
+            bail!("no test is named {pattern}; --list shows them");
         }
     }
     let wanted = |test: &Test| {
