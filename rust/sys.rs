@@ -13,6 +13,7 @@ pub(crate) mod eventfd;
 pub(crate) mod fops;
 pub(crate) mod fpu;
 pub(crate) mod gup;
+pub(crate) mod host_tables;
 pub(crate) mod hrtimer;
 pub(crate) mod killable_mutex;
 pub(crate) mod mmu_notifier;

@@ -50,13 +50,15 @@ use crate::{
         gup::{
             fault_in,
             host_page,
+            report_poison,
+            Unavailable,
+            Want, //
+        },
+        host_tables::{
             mapped,
             mapping_level,
-            report_poison,
             HostLevel,
             MappedPage,
-            Unavailable,
-            Want,
             MOST_PAGES, //
         },
         params, //
