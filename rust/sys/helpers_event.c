@@ -1,15 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Kernel macros and inline functions as functions: see rkvm_helpers_mm.h. Eventfds, timers, waiting. */
 #include <linux/eventfd.h>
-#include <linux/hrtimer.h>
 #include <linux/poll.h>
 #include <linux/rcuwait.h>
 #include <linux/sched.h>
 #include <linux/sched/stat.h>
-#include <linux/smp.h>
 #include <linux/timekeeping.h>
 #include <linux/workqueue.h>
-#include <trace/events/ipi.h>
 #include <rkvm_helpers_mm.h>
 
 static_assert((__force u32)EPOLLHUP == RKVM_EPOLLHUP);
