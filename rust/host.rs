@@ -56,8 +56,6 @@ pub(crate) struct Host {
     pub(crate) xstate: GuestXState,
     /// TSC frequency in kHz.
     pub(crate) tsc_khz: u32,
-    /// The host has CR4.MCE set.
-    pub(crate) cr4_mce: bool,
     /// What rkvm can do on this host, as far as CPUID says.
     pub(crate) implemented: Implemented,
     /// Sizes of the XSAVE components.
@@ -107,7 +105,6 @@ impl Registration {
             implemented: implemented(&vmcs, &xstate),
             vmcs,
             xstate,
-            cr4_mce: true,
             xstate_sizes: XstateSizes::from_host(&HostCpu),
             arch_capabilities: list::feature_value(
                 number::ARCH_CAPABILITIES,

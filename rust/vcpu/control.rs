@@ -244,10 +244,8 @@ impl Running<'_> {
         let old = self.read_cr4();
         self.arch.cr4 = value;
         let context = Cr4Context {
-            host_mce: host().cr4_mce,
             guest_paging: self.arch.cr0 & cr0::PG != 0,
             vm86: self.arch.real_mode.is_vm86(),
-            umip_emulated: false,
         };
         self.hw.write(CR4_READ_SHADOW, value);
         self.hw.write(CR4_GUEST_HOST_MASK, self.cr4_mask());

@@ -53,25 +53,16 @@ pub const fn hw_cr0(guest: u64, fixed: Fixed, f: &Features) -> u64 {
 /// What decides GUEST_CR4 besides the guest's CR4.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cr4Context {
-    /// CR4.MCE of the host: machine checks reach the host, whatever the guest says.
-    pub host_mce: bool,
     /// The guest's CR0.PG.
     pub guest_paging: bool,
     /// Real mode runs as vm86 (no unrestricted guest).
     pub vm86: bool,
-    /// CR4.UMIP is emulated by descriptor-table exits, because the processor has none.
-    pub umip_emulated: bool,
 }
 
 /// The GUEST_CR4 that runs a guest whose CR4 is `guest`.
 pub const fn hw_cr4(guest: u64, fixed: Fixed, f: &Features, ctx: &Cr4Context) -> u64 {
-    let mut hw = guest & !cr4::MCE;
-    if ctx.host_mce {
-        hw |= cr4::MCE;
-    }
-    if ctx.umip_emulated {
-        hw &= !cr4::UMIP;
-    }
+    // A machine check is the host's, whatever the guest says: without the bit it would shut the processor down.
+    let mut hw = guest | cr4::MCE;
     if !f.unrestricted_guest {
         // The processor pages although the guest does not: by an identity map of 4 MiB pages with EPT, else by
         // shadow pages in PAE format.
@@ -187,7 +178,10 @@ mod tests {
             hw_cr0(cr0::ET | cr0::CD | cr0::NW, CR0, &f),
             cr0::ET | cr0::NE
         );
-        assert_eq!(hw_cr4(0, CR4, &f, &Cr4Context::default()), cr4::VMXE);
+        assert_eq!(
+            hw_cr4(0, CR4, &f, &Cr4Context::default()),
+            cr4::VMXE | cr4::MCE
+        );
     }
 
     #[test]
@@ -195,28 +189,12 @@ mod tests {
         let f = features(true, false);
         let pg = cr0::PG | cr0::PE | cr0::NE;
         assert_eq!(hw_cr0(cr0::ET, CR0, &f) & pg, pg);
-        let off = Cr4Context {
-            host_mce: true,
-            ..Cr4Context::default()
-        };
+        let off = Cr4Context::default();
         let hw = hw_cr4(cr4::PAE | cr4::SMEP, CR4, &f, &off);
         assert_eq!(hw, cr4::PSE | cr4::VMXE | cr4::MCE);
         let shadow = features(false, false);
         assert_eq!(hw_cr0(0, CR0, &shadow) & cr0::WP, cr0::WP);
         assert_ne!(hw_cr4(0, CR4, &shadow, &off) & cr4::PAE, 0);
-    }
-
-    #[test]
-    fn emulated_umip_is_not_shown_to_the_processor() {
-        let ctx = Cr4Context {
-            umip_emulated: true,
-            guest_paging: true,
-            ..Cr4Context::default()
-        };
-        assert_eq!(
-            hw_cr4(cr4::UMIP, CR4, &features(true, true), &ctx),
-            cr4::VMXE
-        );
     }
 
     #[test]
