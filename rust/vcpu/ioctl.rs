@@ -111,6 +111,45 @@ fn from_old([function, eax, ebx, ecx, edx, _]: OldCpuidEntry) -> CpuidEntry {
     }
 }
 
+/// The number of entries after a `struct kvm_cpuid` or `kvm_cpuid2` for the vCPU. E2BIG for too many.
+fn cpuid_count(arg: UserArg) -> Result<usize> {
+    let count = arg.read::<kvm_cpuid2>()?.nent as usize;
+    if count > rkvm_core::cpuid::MAX_ENTRIES {
+        return Err(E2BIG);
+    }
+    Ok(count)
+}
+
+/// The table of KVM_SET_CPUID2.
+fn read_cpuid2(arg: UserArg) -> Result<KVVec<CpuidEntry>> {
+    let count = cpuid_count(arg)?;
+    arg.offset(size_of::<kvm_cpuid2>()).read_vec(count)
+}
+
+/// The table of KVM_SET_CPUID.
+fn read_cpuid(arg: UserArg) -> Result<KVVec<CpuidEntry>> {
+    let count = cpuid_count(arg)?;
+    let mut entries = KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
+    for n in 0..count {
+        let at = arg
+            .offset(size_of::<kvm_cpuid2>())
+            .offset(n.wrapping_mul(size_of::<OldCpuidEntry>()));
+        entries.push(from_old(at.read()?), GFP_KERNEL_ACCOUNT)?;
+    }
+    Ok(entries)
+}
+
+/// The answer of KVM_GET_CPUID2. E2BIG if there is no room for all entries.
+fn write_cpuid2(entries: &[CpuidEntry], arg: UserArg) -> Result {
+    let mut head: kvm_cpuid2 = arg.read()?;
+    if (head.nent as usize) < entries.len() {
+        return Err(E2BIG);
+    }
+    head.nent = entries.len() as u32;
+    arg.offset(size_of::<kvm_cpuid2>()).write_slice(entries)?;
+    arg.write(&head)
+}
+
 impl Running<'_> {
     /// KVM_RUN.
     #[inline]
@@ -141,38 +180,9 @@ impl Running<'_> {
                 self.translate_for_user(&mut t);
                 arg.write(&t).map(|()| 0)
             }
-            nr::KVM_SET_CPUID2 => {
-                let head: kvm_cpuid2 = arg.read()?;
-                if head.nent as usize > rkvm_core::cpuid::MAX_ENTRIES {
-                    return Err(E2BIG);
-                }
-                let entries: KVVec<CpuidEntry> = arg.offset(8).read_vec(head.nent as usize)?;
-                self.set_cpuid(entries).map(|()| 0)
-            }
-            nr::KVM_SET_CPUID => {
-                let head: kvm_cpuid2 = arg.read()?;
-                if head.nent as usize > rkvm_core::cpuid::MAX_ENTRIES {
-                    return Err(E2BIG);
-                }
-                let mut entries = KVVec::with_capacity(head.nent as usize, GFP_KERNEL_ACCOUNT)?;
-                for n in 0..head.nent as usize {
-                    let at = arg
-                        .offset(8)
-                        .offset(n.wrapping_mul(size_of::<OldCpuidEntry>()));
-                    entries.push(from_old(at.read()?), GFP_KERNEL_ACCOUNT)?;
-                }
-                self.set_cpuid(entries).map(|()| 0)
-            }
-            nr::KVM_GET_CPUID2 => {
-                let mut head: kvm_cpuid2 = arg.read()?;
-                let n = self.arch.cpuid.entries.len();
-                if (head.nent as usize) < n {
-                    return Err(E2BIG);
-                }
-                head.nent = n as u32;
-                arg.offset(8).write_slice(&self.arch.cpuid.entries)?;
-                arg.write(&head.nent).map(|()| 0)
-            }
+            nr::KVM_SET_CPUID2 => self.set_cpuid(read_cpuid2(arg)?).map(|()| 0),
+            nr::KVM_SET_CPUID => self.set_cpuid(read_cpuid(arg)?).map(|()| 0),
+            nr::KVM_GET_CPUID2 => write_cpuid2(&self.arch.cpuid.entries, arg).map(|()| 0),
             nr::KVM_GET_SREGS2 => {
                 let sregs = self.sregs2();
                 arg.write(&sregs).map(|()| 0)
