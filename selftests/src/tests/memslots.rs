@@ -23,12 +23,26 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     many(t, dev)
 }
 
+/// What KVM_SET_USER_MEMORY_REGION refuses, and what it takes, on one VM from one step to the next.
 fn refused(t: &mut Tap, dev: &Device) -> Outcome {
     let vm = Vm::new(dev)?;
     let ram = vm.add_ram(1, MIB64, MIB)?;
     let other = Ram::new(0, MIB)?;
-    let (h, o) = (ram.hva(), other.hva());
+    let o = other.hva();
     let slots = dev.cap(KVM_CAP_NR_MEMSLOTS) as u32;
+    overlaps(t, &vm, o);
+    in_use(t, &vm, ram.hva(), o);
+    malformed(t, &vm, slots, o);
+    t.success(
+        "the last slot there is",
+        vm.set_slot(slots - 1, 0, 16 * MIB64, P, o),
+    );
+    deleted_and_moved(t, &vm, o);
+    second_form(t, &vm, o);
+    Ok(())
+}
+
+fn overlaps(t: &mut Tap, vm: &Vm, o: u64) {
     t.errno(
         "an overlap at the end",
         vm.set_slot(2, 0, 2 * MIB64 - P, P * 2, o),
@@ -46,6 +60,10 @@ fn refused(t: &mut Tap, dev: &Device) -> Outcome {
     );
     t.success("right behind", vm.set_slot(2, 0, 2 * MIB64, P, o));
     t.success("right before", vm.set_slot(3, 0, MIB64 - P, P, o));
+}
+
+/// Slot 1, whose memory is at `h`.
+fn in_use(t: &mut Tap, vm: &Vm, h: u64, o: u64) {
     t.success(
         "the same slot again, unchanged",
         vm.set_slot(1, 0, MIB64, MIB64, h),
@@ -65,6 +83,9 @@ fn refused(t: &mut Tap, dev: &Device) -> Outcome {
         vm.set_slot(1, KVM_MEM_READONLY, MIB64, MIB64, h),
         libc::EINVAL,
     );
+}
+
+fn malformed(t: &mut Tap, vm: &Vm, slots: u32, o: u64) {
     t.errno(
         "a size that is not whole pages",
         vm.set_slot(4, 0, 8 * MIB64, P + 1, o),
@@ -115,10 +136,9 @@ fn refused(t: &mut Tap, dev: &Device) -> Outcome {
         sys::ioctl(vm.raw(), sys::KVM_SET_USER_MEMORY_REGION, 8),
         libc::EFAULT,
     );
-    t.success(
-        "the last slot there is",
-        vm.set_slot(slots - 1, 0, 16 * MIB64, P, o),
-    );
+}
+
+fn deleted_and_moved(t: &mut Tap, vm: &Vm, o: u64) {
     t.success("deleting", vm.delete_slot(2));
     t.errno("deleting twice", vm.delete_slot(2), libc::EINVAL);
     t.success(
@@ -132,6 +152,9 @@ fn refused(t: &mut Tap, dev: &Device) -> Outcome {
     );
     t.success("moving elsewhere", vm.set_slot(6, 0, 4 * MIB64, MIB64, o));
     t.success("and slot 2 can be anew", vm.set_slot(2, 0, 2 * MIB64, P, o));
+}
+
+fn second_form(t: &mut Tap, vm: &Vm, o: u64) {
     let region = kvm_userspace_memory_region2 {
         slot: 7,
         guest_phys_addr: 32 * MIB64,
@@ -148,7 +171,6 @@ fn refused(t: &mut Tap, dev: &Device) -> Outcome {
     } else {
         t.skip("KVM_SET_USER_MEMORY_REGION2", "no KVM_CAP_USER_MEMORY2");
     }
-    Ok(())
 }
 
 /// The same memory at another address: the old one is empty at once.
