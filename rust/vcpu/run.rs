@@ -201,8 +201,9 @@ impl Running<'_> {
         }
     }
 
-    /// Enters the guest, stays in the innermost loop as long as its exits are simple, and handles the one that is not.
-    fn enter_guest(&mut self) -> Result<Flow> {
+    /// What has to be done before the guest can be entered. How to go on, if it can't be entered now.
+    #[inline(always)]
+    fn before_entry(&mut self) -> Result<Option<Flow>> {
         if self.user_wants_window() {
             // The window has to be asked for before each entry: user space changes its mind without telling.
             self.vcpu.requests.set_own(Request::Event);
@@ -214,14 +215,22 @@ impl Running<'_> {
             let flow = self.handle_requests()?;
             // It may not run if an INIT was among them.
             if flow == Flow::ToUser || !self.is_runnable() {
-                return Ok(flow);
+                return Ok(Some(flow));
             }
         }
         if self.must_emulate() {
             self.arch.has_run = true;
             let flow = self.emulate_invalid_state();
             self.read_vapic();
-            return flow;
+            return flow.map(Some);
+        }
+        Ok(None)
+    }
+
+    /// Enters the guest, stays in the innermost loop as long as its exits are simple, and handles the one that is not.
+    fn enter_guest(&mut self) -> Result<Flow> {
+        if let Some(flow) = self.before_entry()? {
+            return Ok(flow);
         }
         self.prepare_step();
         let result = {
