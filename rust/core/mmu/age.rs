@@ -86,7 +86,8 @@ impl<M: TableMemory> Ept<'_, M> {
     /// to change or no leaf any more.
     ///
     /// A failed exchange means that another party made progress: the processor set a flag (two at most), or a vCPU
-    /// widened rights (once for each). Giving up is no choice, a page that keeps W would be missed by the log.
+    /// widened rights (once for each). Giving up is no choice, a page that keeps W would be missed by the log. If a vCPU has
+    /// split the page, there is no leaf here any more, and the visit goes on to the smaller ones.
     fn change(&self, leaf: &LeafSpot<M::Table>, new: impl Fn(Entry) -> Entry) -> Option<Entry> {
         let mut old = leaf.entry;
         loop {

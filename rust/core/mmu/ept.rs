@@ -199,7 +199,8 @@ impl<'m, M: TableMemory> Ept<'m, M> {
         }
     }
 
-    /// Calls `leaf` for each leaf that meets the span. Lock: that of `leaf`.
+    /// Calls `leaf` for each leaf that meets the span. Lock: that of `leaf`. If that is the read side, a fault may split a
+    /// large page at any moment: then `leaf` is called for the smaller ones, too, so that none is missed.
     pub(super) fn visit(
         &self,
         span: &mut Span,
@@ -230,6 +231,10 @@ impl<'m, M: TableMemory> Ept<'m, M> {
                     gfn: spot.gfn,
                     entry,
                 });
+                let large = spot.level > Level::Page4K;
+                if large && self.entry(spot.table, spot.index).is_table(spot.level) {
+                    continue;
+                }
             }
             cursor.advance();
         }

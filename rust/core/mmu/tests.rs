@@ -5,6 +5,7 @@
 mod entry_cases;
 mod ept_cases;
 mod ept_model;
+mod ept_races;
 mod ept_world;
 mod invalidate_cases;
 mod sim;
