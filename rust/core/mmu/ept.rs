@@ -132,6 +132,7 @@ pub(super) struct LeafSpot<T> {
     pub(super) table: T,
     pub(super) index: Index,
     pub(super) level: Level,
+    #[cfg(test)]
     pub(super) gfn: Gfn,
     pub(super) entry: Entry,
 }
@@ -159,8 +160,8 @@ impl<'m, M: TableMemory> Ept<'m, M> {
         self.format
     }
 
-    /// All frames: what a zap of everything goes over.
-    #[inline]
+    /// All frames.
+    #[cfg(test)]
     pub fn whole(&self) -> Span {
         Span::new(Gfn(0), self.end())
     }
@@ -228,6 +229,7 @@ impl<'m, M: TableMemory> Ept<'m, M> {
                     table: spot.table,
                     index: spot.index,
                     level: spot.level,
+                    #[cfg(test)]
                     gfn: spot.gfn,
                     entry,
                 });
@@ -240,8 +242,8 @@ impl<'m, M: TableMemory> Ept<'m, M> {
         }
     }
 
-    /// Calls `leaf` with the first frame, the level and the entry of each leaf that meets the span, in order: for
-    /// checks. Lock: read.
+    /// Calls `leaf` with the first frame, the level and the entry of each leaf that meets the span, in order.
+    #[cfg(test)]
     pub fn leaves(
         &self,
         span: &mut Span,
