@@ -178,6 +178,7 @@ impl Mmu {
                     report_poison(request.hva);
                     return Ok(Fault::Resume);
                 }
+                Err(Unavailable::ReadOnly) => return Ok(Fault::Emulate),
                 Err(Unavailable::Interrupted) => return Err(EINTR),
                 Err(Unavailable::Fault) => return Err(EFAULT),
             },

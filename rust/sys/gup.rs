@@ -29,6 +29,8 @@ pub(crate) struct Want {
 pub(crate) enum Unavailable {
     /// Nothing mapped there, or not with this access: `EFAULT`.
     Fault,
+    /// Device memory that the VMM may only read, and the guest writes: an access that the VMM has to answer.
+    ReadOnly,
     /// The memory is broken: the process gets SIGBUS, `EHWPOISON`.
     HwPoison,
     /// A signal came first: `EINTR`.
@@ -189,6 +191,7 @@ fn without_page(hva: Hva, want: Want, error: i32) -> Result<HostPage, Unavailabl
         match mm.device_page(vma, hva, want.write) {
             Remapped::Page(page) => return Ok(page),
             Remapped::Unlocked => (),
+            Remapped::ReadOnly => return Err(Unavailable::ReadOnly),
             Remapped::Fault => return Err(Unavailable::Fault),
         }
     }
@@ -200,6 +203,8 @@ enum Remapped {
     Page(HostPage),
     /// The fault handler let go of the map: the area must be looked up again.
     Unlocked,
+    /// There, but not to be written.
+    ReadOnly,
     /// No access.
     Fault,
 }
@@ -264,7 +269,7 @@ fn follow(vma: NonNull<kb::vm_area_struct>, hva: Hva, write: bool) -> Option<Rem
         return None;
     }
     let found = if write && !args.writable {
-        Remapped::Fault
+        Remapped::ReadOnly
     } else {
         let pfn = Pfn(args.pfn as u64);
         Remapped::Page(HostPage {

@@ -38,6 +38,9 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         a.mov(dword_ptr(rbx + 4), 0x0bad_cafeu32)?;
         a.inc(dword_ptr(rbx))?;
         a.out(0x41, al)?;
+        a.mov(dword_ptr(rbx + 12), 0x0bad_f00du32)?;
+        a.mov(eax, dword_ptr(rbx + 12))?;
+        a.out(0x43, eax)?;
         a.mov(eax, dword_ptr(rbx + 8))?;
         a.out(0x42, eax)?;
         a.hlt()
@@ -56,6 +59,14 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         device.get32(WINDOW),
         0x1234_5679,
     );
+    device.set32(WINDOW + 12, 7);
+    device.protect(WINDOW, PAGE, libc::PROT_READ)?;
+    t.eq(
+        "a write to what user space may only read is MMIO",
+        vcpu.run()?,
+        Exit::mmio_write(WINDOW + 12, &0x0bad_f00du32.to_le_bytes()),
+    );
+    t.eq("and changes nothing", vcpu.run()?, Exit::out32(0x43, 7));
     vm.delete_slot(1)?;
     t.eq(
         "without the slot it is MMIO",
