@@ -27,6 +27,8 @@ enum {
 
 /* Pages. The address is in the direct map; 0 means that there is no memory. */
 unsigned long rkvm_alloc_zeroed_pages(u32 order);
+/* That many page tables of guests more, or less, as the host and the page's cgroup count them. */
+void rkvm_count_secondary_page_tables(struct page *page, int pages);
 bool rkvm_page_is_compound(struct page *page);
 void rkvm_put_page(struct page *page);
 /* The end of KVM's use of a page of user memory: note what was done to it, give the reference back. */

@@ -61,10 +61,7 @@ use crate::{
             MmRef,
             MmuNotifier, //
         },
-        page::{
-            free_table,
-            wait_for_freed_tables, //
-        },
+        page::wait_for_freed_tables,
         rwlock::RwLock,
         srcu::{
             Srcu,
@@ -77,6 +74,7 @@ use crate::{
 use apic_access::ApicAccess;
 use slots::Slots;
 use tables::{
+    discard_table,
     new_table,
     Tables, //
 };
@@ -211,9 +209,7 @@ impl Mmu {
             }),
             GFP_KERNEL_ACCOUNT,
         )
-        .inspect_err(|_| {
-            free_table(root);
-        })
+        .inspect_err(|_| discard_table(root))
     }
 
     /// The EPT pointer for the VMCS.

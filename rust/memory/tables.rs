@@ -24,6 +24,7 @@ use rkvm_core::{
 };
 
 use crate::sys::page::{
+    count_table,
     free_table,
     TablePage,
     TableWalk, //
@@ -88,9 +89,10 @@ impl TableMemory for Tables<'_> {
     }
 
     fn free(&self, table: Hpa) {
-        if free_table(table) {
-            self.stats.mmu_shadow_pages.add_shared(1u64.wrapping_neg());
+        if self.table(table).is_some() {
+            count(self.stats, table, -1);
             self.stats.mmu_shadow_zapped.add_shared(1);
+            free_table(table);
         }
     }
 
@@ -105,11 +107,25 @@ impl TableMemory for Tables<'_> {
     }
 }
 
+/// A table comes into use (1) or goes out of use (-1): in the statistics of the VM and of the host.
+#[inline]
+fn count(stats: &VmStats, table: Hpa, change: i32) {
+    stats.mmu_shadow_pages.add_shared(i64::from(change) as u64);
+    count_table(table, change);
+}
+
 /// A new, empty table, counted in `stats`. ENOMEM. Sleeps.
 pub(super) fn new_table(stats: &VmStats) -> Result<Hpa> {
     let table = TablePage::new()?.into_table().ok_or(EINVAL)?;
-    stats.mmu_shadow_pages.add_shared(1);
+    count(stats, table, 1);
     Ok(table)
+}
+
+/// The end of a [`new_table`] whose VM, and its statistics with it, did not come to be.
+#[cold]
+pub(super) fn discard_table(table: Hpa) {
+    count_table(table, -1);
+    free_table(table);
 }
 
 /// Tables that one fault can need: one for each level below the root, of which there are at most four.
@@ -197,13 +213,13 @@ impl TableSource<Hpa> for Source<'_> {
     #[inline]
     fn take(&mut self) -> Option<Hpa> {
         let table = self.cache.pop()?;
-        self.stats.mmu_shadow_pages.add_shared(1);
+        count(self.stats, table, 1);
         Some(table)
     }
 
     #[inline]
     fn put_back(&mut self, table: Hpa) {
-        self.stats.mmu_shadow_pages.add_shared(1u64.wrapping_neg());
+        count(self.stats, table, -1);
         self.cache.push(table);
     }
 }

@@ -10,6 +10,7 @@
 #include <linux/srcu.h>
 #include <linux/swap.h>
 #include <linux/uaccess.h>
+#include <linux/vmstat.h>
 #include <asm/cpufeature.h>
 #include <asm/memtype.h>
 #include <rkvm_helpers_mm.h>
@@ -17,6 +18,11 @@
 unsigned long rkvm_alloc_zeroed_pages(u32 order)
 {
 	return __get_free_pages(GFP_KERNEL_ACCOUNT | __GFP_ZERO, order);
+}
+
+void rkvm_count_secondary_page_tables(struct page *page, int pages)
+{
+	mod_lruvec_page_state(page, NR_SECONDARY_PAGETABLE, pages);
 }
 
 bool rkvm_page_is_compound(struct page *page)

@@ -222,6 +222,14 @@ pub(crate) fn free_table(table: Hpa) -> bool {
     true
 }
 
+/// Adds `change` to the page tables of guests that the host counts (`SecPageTables` in `/proc/meminfo`, `sec_pagetables` in
+/// `memory.stat` of the cgroup to which the page is accounted). `table` is a table, before [`free_table`].
+#[inline]
+pub(crate) fn count_table(table: Hpa, change: i32) {
+    // SAFETY: A page of RAM has a `struct page`; the function only looks at whom that is accounted to.
+    unsafe { bindings::rkvm_count_secondary_page_tables(struct_page(table.frame()), change) };
+}
+
 /// Ends the life of a table page.
 ///
 /// # Safety

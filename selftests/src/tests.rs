@@ -73,6 +73,7 @@ mod stats;
 mod steal_time;
 mod sync_regs;
 mod syscall_msrs;
+mod table_accounting;
 mod tables_in_rom;
 mod task_priority;
 mod tpr_access;
@@ -171,6 +172,7 @@ tests! {
     userfaultfd: "guest memory whose pages user space brings",
     huge_pages: "guest memory in pages of 2 MiB and 1 GiB",
     device_memory: "a slot over memory of a device",
+    table_accounting: "page tables of guests in /proc/meminfo",
     memory_errors: "a broken page of guest memory: SIGBUS",
     ioeventfd: "KVM_IOEVENTFD on ports and memory",
     irqfd: "KVM_IRQFD, edges and resampled levels",
