@@ -323,9 +323,10 @@ impl Irq {
     /// Works out anew where messages go, from what all APICs say of themselves. Sleeps. ENOMEM leaves the old map,
     /// and [`Self::is_stale`] true.
     pub(crate) fn rebuild_destinations(&self) -> Result {
-        self.stale.store(true, Ordering::Relaxed);
         let retired = {
             let _update = self.update.lock();
+            // With the lock: else somebody else's success, with an older snapshot, would hide our failure.
+            self.stale.store(true, Ordering::Relaxed);
             // Everything that changed its identity before it called sees this snapshot or a later one.
             let new = Destinations::of(&self.vcpus, None, self.x2apic_api())?;
             self.stale.store(false, Ordering::Relaxed);
