@@ -4,6 +4,7 @@
 
 use rkvm_core::addr::Gpa;
 
+use super::chips::Chips;
 use crate::vm::Vm;
 
 /// The chips that have ports.
@@ -72,13 +73,15 @@ impl Vm {
         true
     }
 
+    /// Which byte of the I/O APIC's registers an address is, if it is one.
+    fn ioapic_register(&self, gpa: Gpa) -> Option<(&Chips, u32)> {
+        let chips = self.irq.chips()?;
+        Some((chips, chips.ioapic_offset(gpa)?))
+    }
+
     /// A read of the I/O APIC; false if the address is not its. Interrupts may be off.
     pub(crate) fn chip_mmio_read(&self, gpa: Gpa, data: &mut [u8]) -> bool {
-        let Some((chips, offset)) = self
-            .irq
-            .chips()
-            .and_then(|c| Some((c, c.ioapic_offset(gpa)?)))
-        else {
+        let Some((chips, offset)) = self.ioapic_register(gpa) else {
             return false;
         };
         let value = u64::from(chips.ioapic.lock().read(offset));
@@ -90,11 +93,7 @@ impl Vm {
 
     /// A write to the I/O APIC; false if the address is not its. Interrupts may be off.
     pub(crate) fn chip_mmio_write(&self, gpa: Gpa, data: &[u8]) -> bool {
-        let Some((chips, offset)) = self
-            .irq
-            .chips()
-            .and_then(|c| Some((c, c.ioapic_offset(gpa)?)))
-        else {
+        let Some((chips, offset)) = self.ioapic_register(gpa) else {
             return false;
         };
         let mut bytes = [0; 4];
