@@ -127,9 +127,6 @@ impl Board {
             2 => {
                 let _ = self.lapic.msr_write(msr, input.quad(), &now);
             }
-            3 => {
-                let _ = self.lapic.after_hardware_write(offset & 0xff0, &now);
-            }
             4 => {
                 let value = u64::from(input.word()) << 8 | 0xfee0_0000 << (what >> 4 & 1);
                 let _ = self.lapic.set_base(value, 0xffff << 48, what & 16 != 0);

@@ -270,16 +270,11 @@ impl<S: Deref<Target = Shared>> Lapic<S> {
         self.shared.regs.clear(Reg::ISR.nth(n), bit_of(vector));
         self.isr_words = Self::summary(&self.shared.regs, Reg::ISR, self.isr_words, n);
         self.update_ppr();
-        Some(self.eoi_of(vector))
-    }
-
-    /// What the EOI of `vector` means for the IOAPIC; also for an EOI that the processor has virtualized.
-    pub fn eoi_of(&self, vector: u8) -> Eoi {
-        Eoi {
+        Some(Eoi {
             vector,
             trigger: self.shared.trigger_of(vector),
             broadcast: self.reg(Reg::SVR) & svr::SUPPRESS_EOI_BROADCAST == 0,
-        }
+        })
     }
 
     /// Moves posted vectors into IRR.
@@ -295,8 +290,8 @@ impl<S: Deref<Target = Shared>> Lapic<S> {
         self.irr_words = words;
     }
 
-    /// Counts IRR and ISR anew: after the processor has changed them in the page (virtual-interrupt delivery).
-    pub fn resync(&mut self) {
+    /// Counts IRR and ISR anew, after the whole page was written.
+    fn resync(&mut self) {
         let (mut irr, mut isr) = (0u8, 0u8);
         for n in 0..8 {
             let bit = 1u8.wrapping_shl(n);

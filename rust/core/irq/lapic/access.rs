@@ -153,18 +153,6 @@ impl<S: Deref<Target = Shared>> Lapic<S> {
         self.write(reg, value as u32, clock).map_err(|_| MsrFault)
     }
 
-    /// The processor has written `offset` of the page itself (APIC-write exit): do the rest.
-    pub fn after_hardware_write(&mut self, offset: u32, clock: &impl Clock) -> Effects {
-        let reg = Reg::at(offset as u16);
-        if self.mode == Mode::X2Apic && reg == Reg::ICR {
-            let high = u64::from(self.reg(Reg::ICR_X2_HIGH)) << 32;
-            let icr = (u64::from(self.reg(Reg::ICR)) | high) & !ICR_RESERVED_X2;
-            return self.write_icr_x2(icr).unwrap_or(Effects::NONE);
-        }
-        self.write(reg, self.reg(reg), clock)
-            .unwrap_or(Effects::NONE)
-    }
-
     fn is_readable(&self, reg: Reg) -> bool {
         match reg {
             Reg::EOI | Reg::SELF_IPI => false,
@@ -301,7 +289,7 @@ impl<S: Deref<Target = Shared>> Lapic<S> {
     }
 
     /// The 64-bit ICR of x2APIC mode.
-    pub(super) fn write_icr_x2(&mut self, value: u64) -> Result<Effects, MsrFault> {
+    fn write_icr_x2(&mut self, value: u64) -> Result<Effects, MsrFault> {
         if value & ICR_RESERVED_X2 != 0 {
             return Err(MsrFault);
         }
