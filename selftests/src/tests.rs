@@ -3,6 +3,7 @@
 //! The behaviour tests, one subject a file, and the table they are run from.
 
 mod apic_bus;
+mod apic_errors;
 mod apic_places;
 mod bad_input;
 mod boot_sector;
@@ -104,6 +105,8 @@ impl Test {
         match self.name {
             // Thousands of states are loaded.
             "forced_emulation" => "timeout=120 on=rkvm ",
+            // C KVM keeps such a vector in IRR.
+            "apic_errors" => "on=rkvm ",
             // C KVM does not end it.
             "delivery" => "on=rkvm ",
             "huge_pages" => "mem=3072 append=hugepagesz=1G,hugepages=1,hugepagesz=2M,hugepages=4 ",
@@ -155,6 +158,7 @@ tests! {
     task_priority: "TPR, CR8 and the x2APIC's: what it holds back, and when that comes",
     tpr_access: "KVM_TPR_ACCESS_REPORTING",
     vapic: "KVM_SET_VAPIC_ADDR: the task priority in guest memory",
+    apic_errors: "what a local APIC says of messages that it can't take",
     apic_places: "the page of the local APIC: default, moved, gone; EOI of level interrupts",
     failed_entry: "a guest state that can't be entered, and mended",
     signals: "signals, immediate_exit, KVM_SET_SIGNAL_MASK",

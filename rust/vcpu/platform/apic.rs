@@ -107,7 +107,7 @@ impl Vcpu {
 
     #[inline]
     fn posted(&self, posted: Posted) -> bool {
-        if posted == Posted::Kick {
+        if posted.kicks() {
             self.notify_apic();
         }
         posted.is_taken()

@@ -94,6 +94,8 @@ impl Events {
 pub enum Posted {
     /// The APIC is disabled or refuses the message.
     Refused,
+    /// The APIC refuses the message, and has an error to tell: wake the vCPU up or kick it out of the guest.
+    Error,
     /// It is taken; the vCPU already knows that there is something to collect.
     Quiet,
     /// It is taken; wake the vCPU up or kick it out of the guest.
@@ -104,7 +106,13 @@ impl Posted {
     /// Whether the APIC took it.
     #[inline]
     pub const fn is_taken(self) -> bool {
-        !matches!(self, Self::Refused)
+        matches!(self, Self::Quiet | Self::Kick)
+    }
+
+    /// Whether the vCPU is to be woken up or kicked out of the guest.
+    #[inline]
+    pub const fn kicks(self) -> bool {
+        matches!(self, Self::Error | Self::Kick)
     }
 }
 

@@ -48,7 +48,7 @@ impl Shared {
             .is(Status::HW_ENABLED | Status::SW_ENABLED)
     }
 
-    /// Takes an interrupt message that is meant for this APIC. [`Posted::Kick`]: wake the vCPU or kick it.
+    /// Takes an interrupt message that is meant for this APIC. [`Posted::kicks`]: wake the vCPU or kick it.
     pub fn post(&self, irq: &Interrupt) -> Posted {
         match irq.mode {
             DeliveryMode::Fixed | DeliveryMode::LowestPriority => {
@@ -80,8 +80,10 @@ impl Shared {
             return Posted::Refused;
         }
         if vector < 16 {
-            let _ = self.inbox.post(Events::ILLEGAL_VECTOR);
-            return Posted::Refused;
+            return match self.inbox.post(Events::ILLEGAL_VECTOR) {
+                Posted::Kick => Posted::Error,
+                _ => Posted::Refused,
+            };
         }
         let reg = Reg::TMR.nth(u32::from(vector >> 5));
         let level = self.regs.get(reg) & bit_of(vector) != 0;

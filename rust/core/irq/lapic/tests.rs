@@ -251,6 +251,9 @@ fn illegal_vectors_and_registers_are_errors() {
     let mut a = enabled();
     let _ = write(&mut a, Reg::LVT_ERROR, 0xfe, at(0));
     assert_eq!(write(&mut a, Reg::ICR, 0x0f, at(0)).ipi, None);
+    let first = a.shared().post_fixed(5, Trigger::Edge);
+    assert_eq!(first, Posted::Error);
+    assert!(first.kicks() && !first.is_taken());
     assert_eq!(a.shared().post_fixed(5, Trigger::Edge), Posted::Refused);
     assert!(a
         .shared()
