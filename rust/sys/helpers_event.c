@@ -4,6 +4,7 @@
 #include <linux/poll.h>
 #include <linux/rcuwait.h>
 #include <linux/sched.h>
+#include <linux/sched/signal.h>
 #include <linux/sched/stat.h>
 #include <linux/timekeeping.h>
 #include <linux/workqueue.h>
@@ -64,8 +65,8 @@ void rkvm_set_current_interruptible(void)
 	set_current_state(TASK_INTERRUPTIBLE);
 }
 
-/* Spinning for a wake-up is worth it only while nobody else wants this CPU. */
+/* Spinning for a wake-up is worth it only while nobody else wants this CPU, and no signal wants this thread. */
 bool rkvm_may_poll(void)
 {
-	return single_task_running() && !need_resched();
+	return single_task_running() && !need_resched() && !signal_pending(current);
 }

@@ -58,8 +58,8 @@ impl VcpuWait {
         wakeup
     }
 
-    /// As [`Self::block`] without sleeping: spins as long as nobody else wants the CPU, at most until `deadline_ns` of
-    /// CLOCK_MONOTONIC. Answers whether the condition holds.
+    /// As [`Self::block`] without sleeping: spins as long as nobody else wants the CPU and no signal is pending, at most
+    /// until `deadline_ns` of CLOCK_MONOTONIC. Answers whether the condition holds.
     pub(crate) fn poll(&self, deadline_ns: i64, mut condition: impl FnMut() -> bool) -> bool {
         loop {
             if condition() {

@@ -25,6 +25,7 @@ mod failed_entry;
 mod fault_ahead;
 mod faults;
 mod forced_emulation;
+mod halt_polling;
 mod hlt;
 mod huge_pages;
 mod hypercall;
@@ -155,6 +156,7 @@ tests! {
     injection: "VCPU_EVENTS, KVM_NMI, KVM_INTERRUPT and its window",
     restored_events: "what KVM_GET_VCPU_EVENTS tells goes on where it is restored",
     hlt: "HLT with and without an in-kernel local APIC",
+    halt_polling: "the parameter halt_poll_ns, and signals to a vCPU that polls",
     task_priority: "TPR, CR8 and the x2APIC's: what it holds back, and when that comes",
     tpr_access: "KVM_TPR_ACCESS_REPORTING",
     vapic: "KVM_SET_VAPIC_ADDR: the task priority in guest memory",

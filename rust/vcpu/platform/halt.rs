@@ -121,11 +121,12 @@ impl Running<'_> {
     fn wait_for_event(&mut self) -> Wakeup {
         let stats = &self.vcpu.stats;
         let begin = monotonic_ns();
-        let polls = self.arch.mp_state() == MpState::Halted && self.arch.halt_poll_ns != 0;
-        if polls {
+        // The parameter may have been lowered since.
+        let poll_ns = self.arch.halt_poll_ns.min(params::halt_poll_ns());
+        if self.arch.mp_state() == MpState::Halted && poll_ns != 0 {
             stats.halt_attempted_poll.inc();
             let vcpu = self.vcpu;
-            let end = begin.saturating_add(self.arch.halt_poll_ns.into());
+            let end = begin.saturating_add(poll_ns.into());
             let found = vcpu.requests.wait.poll(end, || self.may_wake());
             let polled = monotonic_ns().saturating_sub(begin).max(0) as u64;
             if found {
