@@ -40,16 +40,14 @@ pub(crate) enum Request {
     IoapicEoi = 1 << 7,
     /// The guest has accessed its task priority: KVM_EXIT_TPR_ACCESS.
     TprAccess = 1 << 8,
-    /// A halted vCPU is to look again whether it may run.
-    Unblock = 1 << 9,
     /// The controls that depend on the guest's CPUID or on capabilities are to be computed again.
-    RecalcIntercepts = 1 << 10,
+    RecalcIntercepts = 1 << 9,
     /// The debugger's step is done: KVM_EXIT_DEBUG.
-    DebugStep = 1 << 11,
+    DebugStep = 1 << 10,
     /// The guest is to read how long the thread has waited for a CPU.
-    StealUpdate = 1 << 12,
+    StealUpdate = 1 << 11,
     /// The guest may reach a device of the host.
-    DeviceMapped = 1 << 13,
+    DeviceMapped = 1 << 12,
 }
 
 /// The vCPU is not in guest mode.

@@ -110,6 +110,9 @@ impl Running<'_> {
             if !wants_to_run {
                 return Err(EINTR);
             }
+            if self.vcpu.requests.test(Request::VmDead) {
+                return Err(EIO);
+            }
             return Err(self.wait_for_sipi());
         }
         self.take_sync_regs()?;
@@ -383,12 +386,10 @@ impl Running<'_> {
         if self.vcpu.requests.take(Request::DeviceMapped) && self.vm.memory.maps_devices() {
             self.hw.clear_buffers_at_entry();
         }
-        let requests = &self.vcpu.requests;
-        if requests.take(Request::TlbFlush) {
+        if self.vcpu.requests.take(Request::TlbFlush) {
             self.vcpu.stats.tlb_flush.inc();
             self.flush_tlb();
         }
-        requests.take(Request::Unblock);
         if self.handle_platform_requests()? == Flow::ToUser {
             return Ok(Flow::ToUser);
         }

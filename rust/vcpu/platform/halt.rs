@@ -58,7 +58,6 @@ impl Running<'_> {
         match self.while_blocked(Self::sleep) {
             Wakeup::Signal => EINTR,
             Wakeup::Ready => {
-                self.vcpu.requests.take(Request::Unblock);
                 self.vcpu.requests.take(Request::Apic);
                 self.take_inbox();
                 if cpu::signal_pending() {
@@ -84,7 +83,6 @@ impl Running<'_> {
         if !self.may_wake() && self.while_blocked(Self::wait_for_event) == Wakeup::Signal {
             return Err(EINTR);
         }
-        self.vcpu.requests.take(Request::Unblock);
         if self.vcpu.requests.test(Request::VmDead) {
             return Err(EIO);
         }
@@ -164,8 +162,7 @@ impl Running<'_> {
 
     /// Whether the thread of a vCPU that does not run has to look. Does not sleep.
     fn may_wake(&mut self) -> bool {
-        let requests = &self.vcpu.requests;
-        if requests.test(Request::Unblock) || requests.test(Request::VmDead) {
+        if self.vcpu.requests.test(Request::VmDead) {
             return true;
         }
         let Some(apic) = &self.arch.apic else {
