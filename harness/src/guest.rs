@@ -24,11 +24,11 @@ echo "GUEST-UP $(uname -r) cpus=$(grep -c ^processor /proc/cpuinfo)"
 interrupts() { awk '{ for (i = 2; i <= NF; i++) if ($i ~ /^[0-9]+$/) n += $i } END { print n }' /proc/interrupts; }
 before=$(interrupts)
 cp /usr/bin/busybox /tmp/a || exit
-sum=$(md5sum </tmp/a)
+sum=$(crc32 </tmp/a)
 i=0
-while [ $i -lt 8 ]; do (head -c 128k /tmp/a | md5sum >/dev/null) & i=$((i + 1)); done
+while [ $i -lt 8 ]; do (head -c 128k /tmp/a | crc32 >/dev/null) & i=$((i + 1)); done
 wait
-[ "$(md5sum </usr/bin/busybox)" = "$sum" ] && [ "$(md5sum </tmp/a)" = "$sum" ] && echo "GUEST-MEMORY good ${sum%% *}"
+[ -n "$sum" ] && [ "$(crc32 </usr/bin/busybox)" = "$sum" ] && [ "$(crc32 </tmp/a)" = "$sum" ] && echo "GUEST-MEMORY good $sum"
 [ "$(interrupts)" -gt "$before" ] && echo "GUEST-INTERRUPTS good"
 echo "GUEST-CLOCK $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
 dmesg | grep -E 'BUG|WARNING|Oops|Call Trace' | sed 's/^/GUEST-COMPLAINT /'

@@ -7,9 +7,9 @@
 [ -e /dev/kvm ] || ln -s "$RKVM_DEV" /dev/kvm
 dir=/tmp/firecracker
 mkdir $dir && mount -t tmpfs firecracker $dir && cd $dir || exit 1
-cat >config.json <<'EOF'
+cat >config.json <<EOF
 { "boot-source": { "kernel_image_path": "/guest/vmlinux", "initrd_path": "/guest/initrd",
-    "boot_args": "console=ttyS0 loglevel=5 panic=-1 nokaslr pci=off reboot=k" },
+    "boot_args": "$guest_cmdline pci=off reboot=k" },
   "drives": [], "machine-config": { "vcpu_count": 2, "mem_size_mib": 256 } }
 EOF
 

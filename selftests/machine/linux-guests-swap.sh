@@ -15,7 +15,7 @@ echo 96M >/tmp/cgroup/guests/memory.max
 
 guest() {
 	sh -c 'echo $$ >/tmp/cgroup/guests/cgroup.procs && exec "$@"' sh rkvm-vmm --dev "$RKVM_DEV" --kernel /guest/vmlinux \
-		--initrd /guest/initrd --mem 256 --cmdline 'console=ttyS0 loglevel=5 panic=-1 nokaslr' >/tmp/guest.raw.$1 2>&1
+		--initrd /guest/initrd --mem 256 --cmdline "$guest_cmdline" >/tmp/guest.raw.$1 2>&1
 	echo $? >/tmp/guest.status.$1
 }
 
