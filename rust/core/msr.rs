@@ -8,6 +8,7 @@
 //! unchecked.
 
 pub mod bitmap;
+mod constant;
 pub mod list;
 pub mod mce;
 pub mod mtrr;

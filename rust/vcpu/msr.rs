@@ -96,8 +96,9 @@ impl Running<'_> {
             Handler::SysenterEip => self.hw.read(GUEST_SYSENTER_EIP),
             Handler::Debugctl => self.hw.read(GUEST_IA32_DEBUGCTL),
             Handler::Efer => self.arch.efer,
-            Handler::PredCmd | Handler::FlushCmd => return Err(MsrError::Invalid),
-            Handler::Unknown => return Err(MsrError::Unsupported),
+            Handler::PredCmd | Handler::FlushCmd | Handler::Unknown => {
+                return Err(MsrError::Unsupported)
+            }
             other => return self.get_platform_msr(other, origin),
         })
     }
@@ -126,28 +127,37 @@ impl Running<'_> {
                     has_run: self.arch.has_run,
                 };
                 let effect = self.arch.msrs.set(msr, value, &context)?;
-                self.apply(effect, msr, value);
+                self.apply(effect, msr);
             }
             Handler::FsBase => self.hw.write(GUEST_FS_BASE, self.linear(value)?),
             Handler::GsBase => self.hw.write(GUEST_GS_BASE, self.linear(value)?),
             Handler::KernelGsBase => self.hw.set_kernel_gs_base(self.linear(value)?),
             Handler::SysenterCs => self.hw.write(GUEST_SYSENTER_CS, value as u32),
-            Handler::SysenterEsp => self.hw.write(GUEST_SYSENTER_ESP, self.linear(value)?),
-            Handler::SysenterEip => self.hw.write(GUEST_SYSENTER_EIP, self.linear(value)?),
-            Handler::Debugctl => self.hw.write(GUEST_IA32_DEBUGCTL, rules::debugctl(value)?),
+            Handler::SysenterEsp => {
+                let address = rules::sysenter_address(value, &self.arch.caps);
+                self.hw.write(GUEST_SYSENTER_ESP, address);
+            }
+            Handler::SysenterEip => {
+                let address = rules::sysenter_address(value, &self.arch.caps);
+                self.hw.write(GUEST_SYSENTER_EIP, address);
+            }
+            Handler::Debugctl => {
+                let value = rules::debugctl(value, &self.arch.caps, origin)?;
+                self.hw.write(GUEST_IA32_DEBUGCTL, value);
+            }
             Handler::Efer => match origin {
                 Origin::Guest => self.guest_sets_efer(value).map_err(|_| MsrError::Invalid)?,
                 Origin::User => self.user_sets_efer(value)?,
             },
             Handler::PredCmd => {
-                let has = self.arch.caps.has(features::SPEC_CTRL);
-                if rules::command(value, rules::PRED_CMD_IBPB, has)? {
+                let (feature, caps) = (features::SPEC_CTRL, &self.arch.caps);
+                if rules::command(value, rules::PRED_CMD_IBPB, feature, caps, origin)? {
                     host_msr::indirect_branch_barrier();
                 }
             }
             Handler::FlushCmd => {
-                let has = self.arch.caps.has(features::FLUSH_L1D);
-                if rules::command(value, rules::FLUSH_CMD_L1D, has)? {
+                let (feature, caps) = (features::FLUSH_L1D, &self.arch.caps);
+                if rules::command(value, rules::FLUSH_CMD_L1D, feature, caps, origin)? {
                     host_msr::flush_l1d();
                 }
             }
@@ -162,7 +172,7 @@ impl Running<'_> {
     }
 
     /// What a stored MSR needs besides being stored.
-    fn apply(&mut self, effect: Effect, msr: u32, value: u64) {
+    fn apply(&mut self, effect: Effect, msr: u32) {
         match effect {
             Effect::None => {}
             Effect::WritePat => self.hw.write(GUEST_IA32_PAT, self.arch.msrs.pat),
@@ -170,31 +180,35 @@ impl Running<'_> {
                 self.update_xstate();
                 self.update_dynamic_cpuid();
             }
-            Effect::Load => self.load_msr(msr, value),
+            Effect::Load => self.load_msr(msr),
         }
     }
 
-    /// The registers that live in the processor while the vCPU is loaded.
-    fn load_msr(&mut self, msr: u32, value: u64) {
-        let which = match msr {
-            STAR => UserReturnMsr::Star,
-            LSTAR => UserReturnMsr::Lstar,
-            SYSCALL_MASK => UserReturnMsr::Fmask,
-            TSC_AUX => UserReturnMsr::TscAux,
-            SPEC_CTRL => {
-                // From the first write on the guest has the register to itself: entry and exit switch it.
-                self.hw.set_spec_ctrl(value, true);
-                self.arch.spec_ctrl_used = true;
-                self.update_msr_bitmap();
-                return;
-            }
-            XSS => {
-                self.update_xstate();
-                return;
-            }
+    /// The registers that live in the processor while the vCPU is loaded get what is stored, which the processor takes.
+    fn load_msr(&mut self, msr: u32) {
+        let msrs = &self.arch.msrs;
+        let (which, value) = match msr {
+            STAR => (UserReturnMsr::Star, msrs.star),
+            LSTAR => (UserReturnMsr::Lstar, msrs.lstar),
+            SYSCALL_MASK => (UserReturnMsr::Fmask, msrs.syscall_mask),
+            TSC_AUX => (UserReturnMsr::TscAux, msrs.tsc_aux),
+            SPEC_CTRL => return self.load_spec_ctrl(),
+            XSS => return self.update_xstate(),
             _ => return,
         };
         self.hw.set_user_return_msr(which, value);
+    }
+
+    /// From the first use on the guest has the register to itself: entry and exit switch it. A 0 is no use: firmware and
+    /// user space write that to have it off.
+    fn load_spec_ctrl(&mut self) {
+        let value = self.arch.msrs.spec_ctrl;
+        let first = value != 0 && !self.arch.spec_ctrl_used;
+        self.arch.spec_ctrl_used |= first;
+        self.hw.set_spec_ctrl(value, self.arch.spec_ctrl_used);
+        if first {
+            self.update_msr_bitmap();
+        }
     }
 
     /// KVM_SET_MSRS of EFER, which may come before CPUID and before CR0.

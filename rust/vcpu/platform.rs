@@ -168,7 +168,7 @@ impl Running<'_> {
     ) -> Result<u64, MsrError> {
         match handler {
             Handler::Tsc => Ok(self.guest_tsc()),
-            Handler::TscAdjust => self.tsc_adjust(origin),
+            Handler::TscAdjust => Ok(self.tsc_adjust()),
             Handler::ApicBase => Ok(self.apic_base()),
             Handler::TscDeadline => Ok(self
                 .arch
@@ -201,7 +201,7 @@ impl Running<'_> {
     ) -> Result<(), MsrError> {
         match handler {
             Handler::Tsc => self.write_tsc_msr(value, origin),
-            Handler::TscAdjust => self.set_tsc_adjust(value, origin)?,
+            Handler::TscAdjust => self.set_tsc_adjust(value, origin),
             Handler::ApicBase => self.set_apic_base(value, origin)?,
             Handler::TscDeadline => self.write_tsc_deadline(value),
             Handler::X2Apic(offset) => {

@@ -13,10 +13,7 @@ use core::sync::atomic::{
 use kernel::prelude::*;
 use rkvm_core::{
     cpuid::features,
-    msr::{
-        MsrError,
-        Origin, //
-    },
+    msr::Origin,
     tsc::{
         self,
         within_tolerance,
@@ -234,27 +231,21 @@ impl Running<'_> {
     }
 
     /// Reads IA32_TSC_ADJUST.
-    pub(crate) fn tsc_adjust(&self, origin: Origin) -> Result<u64, MsrError> {
-        self.has_tsc_adjust(origin)?;
-        Ok(self.arch.tsc.adjust)
+    pub(crate) fn tsc_adjust(&self) -> u64 {
+        self.arch.tsc.adjust
     }
 
-    /// Writes IA32_TSC_ADJUST: by the guest it moves the counter, by user space it restores the register alone.
-    pub(crate) fn set_tsc_adjust(&mut self, value: u64, origin: Origin) -> Result<(), MsrError> {
-        self.has_tsc_adjust(origin)?;
+    /// Writes IA32_TSC_ADJUST: by the guest it moves the counter, by user space it restores the register alone. As with C KVM
+    /// nothing happens if the guest's CPUID does not have it.
+    pub(crate) fn set_tsc_adjust(&mut self, value: u64, origin: Origin) {
+        if !self.arch.caps.has(features::TSC_ADJUST) {
+            return;
+        }
         if origin == Origin::Guest {
             let by = value.wrapping_sub(self.arch.tsc.adjust);
             self.set_tsc_offset(self.arch.tsc.offset.wrapping_add(by));
         }
         self.arch.tsc.adjust = value;
-        Ok(())
-    }
-
-    fn has_tsc_adjust(&self, origin: Origin) -> Result<(), MsrError> {
-        if origin == Origin::Guest && !self.arch.caps.has(features::TSC_ADJUST) {
-            return Err(MsrError::Unsupported);
-        }
-        Ok(())
     }
 
     /// KVM_SET_TSC_KHZ. The offset stays, so that vCPUs which are set one after the other are together in the end; the

@@ -57,6 +57,7 @@ mod mode_switch;
 mod msi;
 mod msr;
 mod msr_filter;
+mod msr_restored;
 mod nmi;
 mod notifier;
 mod pio;
@@ -214,5 +215,6 @@ tests! {
     faults: "every allocation and every copy to or from user space fails once",
     debugger: "KVM_SET_GUEST_DEBUG: steps and breakpoints",
     msr_filter: "KVM_X86_SET_MSR_FILTER, MSR exits to user space",
+    msr_restored: "MSRs before CPUID, of another vendor, of wide addresses",
     msr: "MSR lists, get and set, RDMSR and WRMSR with #GP",
 }

@@ -143,13 +143,18 @@ fn execute_missing(entries: &[CpuidEntry], table: &CpuidIndex, function: u32, in
     Regs::default()
 }
 
-/// The highest basic leaf, if `function` lies beyond the highest of its class and the guest's vendor is not AMD or Hygon.
-fn out_of_range(entries: &[CpuidEntry], table: &CpuidIndex, function: u32) -> Option<u32> {
+/// Whether leaf 0 names AMD or Hygon.
+fn is_amd_compatible(basic: &CpuidEntry) -> bool {
     const AMD: (u32, u32, u32) = (0x6874_7541, 0x444d_4163, 0x6974_6e65);
     const HYGON: (u32, u32, u32) = (0x6f67_7948, 0x656e_6975, 0x6e65_476e);
-    let basic = table.lookup(entries, 0, 0)?;
     let vendor = (basic.ebx, basic.ecx, basic.edx);
-    if vendor == AMD || vendor == HYGON {
+    vendor == AMD || vendor == HYGON
+}
+
+/// The highest basic leaf, if `function` lies beyond the highest of its class and the guest's vendor is not AMD or Hygon.
+fn out_of_range(entries: &[CpuidEntry], table: &CpuidIndex, function: u32) -> Option<u32> {
+    let basic = table.lookup(entries, 0, 0)?;
+    if is_amd_compatible(basic) {
         return None;
     }
     let class = match function {
@@ -234,6 +239,10 @@ pub fn hide_pv_unhalt(entries: &mut [CpuidEntry]) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestCaps {
     words: [u32; WORD_COUNT],
+    /// What the guest could have been given.
+    possible: [u32; WORD_COUNT],
+    /// The guest's vendor is AMD or Hygon.
+    pub amd_compatible: bool,
     /// Physical address bits.
     pub maxphyaddr: u32,
     /// CR0, CR3, CR4 and EFER rules.
@@ -255,6 +264,13 @@ impl GuestCaps {
             .is_some_and(|w| w & feature.mask != 0)
     }
 
+    /// Whether a guest of this host can have the feature. User space may write state of it before it sets CPUID.
+    pub fn could_have(&self, feature: Feature) -> bool {
+        self.possible
+            .get(feature.word)
+            .is_some_and(|w| w & feature.mask != 0)
+    }
+
     /// MONITOR is, or is no more, in the guest's CPUID, by IA32_MISC_ENABLE ([`Runtime::mwait`]).
     pub fn set_mwait(&mut self, on: bool) {
         if let Some(word) = self.words.get_mut(features::MWAIT.word) {
@@ -268,11 +284,11 @@ impl GuestCaps {
 
     /// Derives them from `entries` on this host.
     pub fn derive(entries: &[CpuidEntry], host: &dyn HostCpuid, have: &Implemented) -> Self {
-        let mut words = [0; WORD_COUNT];
-        for (slot, word) in words.iter_mut().zip(WORDS) {
-            let possible = word.offered(&host.cpuid(word.function, word.index), have) | word.own();
+        let (mut words, mut possible) = ([0; WORD_COUNT], [0; WORD_COUNT]);
+        for ((slot, possible), word) in words.iter_mut().zip(&mut possible).zip(WORDS) {
+            *possible = word.offered(&host.cpuid(word.function, word.index), have) | word.own();
             *slot = find(entries, word.function, word.index)
-                .map_or(0, |e| e.regs().get(word.reg) & possible);
+                .map_or(0, |e| e.regs().get(word.reg) & *possible);
         }
         let leaf =
             |function, index| find(entries, function, index).map_or(Regs::default(), |e| e.regs());
@@ -280,6 +296,8 @@ impl GuestCaps {
         let (xsave, xsave1) = (leaf(0xd, 0), leaf(0xd, 1));
         let mut caps = Self {
             words,
+            possible,
+            amd_compatible: find(entries, 0, 0).is_some_and(is_amd_compatible),
             maxphyaddr: maxphyaddr(entries),
             rules: RegisterRules {
                 cr4_reserved: 0,

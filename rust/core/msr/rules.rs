@@ -3,17 +3,34 @@
 //! What may be written: checks that more than one part of the vCPU needs.
 
 use super::{MsrError, Origin};
-use crate::cpuid::features;
+use crate::cpuid::features::{self, Feature};
 use crate::cpuid::guest::GuestCaps;
 use crate::irq::lapic::Mode;
 use crate::regs::{efer, is_canonical};
 
 /// Whether `value` may be in an MSR that holds a linear address.
 ///
-/// WRMSR checks the width that the processor supports, not the one that CR4.LA57 selects (SDM, "Canonicality Checking").
+/// WRMSR checks the width that the processor supports, not the one that CR4.LA57 selects (SDM, "Canonicality Checking"), nor
+/// the one that the guest's CPUID tells: the guest writes most of these registers without an exit.
 #[inline]
 pub fn canonical_for_msr(value: u64, caps: &GuestCaps) -> bool {
-    is_canonical(value, if caps.has(features::LA57) { 57 } else { 48 })
+    is_canonical(value, linear_address_bits(caps))
+}
+
+/// Bits of a linear address in an MSR.
+fn linear_address_bits(caps: &GuestCaps) -> u32 {
+    if caps.could_have(features::LA57) {
+        57
+    } else {
+        48
+    }
+}
+
+/// The value that SYSENTER_ESP or SYSENTER_EIP gets for `value`. On processors of AMD's the upper half does not count, and
+/// state of theirs may have anything there.
+pub fn sysenter_address(value: u64, caps: &GuestCaps) -> u64 {
+    let shift = 64u32.saturating_sub(linear_address_bits(caps));
+    (value.wrapping_shl(shift) as i64).wrapping_shr(shift) as u64
 }
 
 /// Checks a write of a linear address.
@@ -38,15 +55,22 @@ pub const fn pat_valid(pat: u64) -> bool {
 
 /// IA32_DEBUGCTL: bits that a guest may ask for in vain (LBR, BTF); they read back as 0.
 const DEBUGCTL_IGNORED: u64 = 1 << 0 | 1 << 1;
+/// Debug exceptions inside transactions.
+const DEBUGCTL_RTM: u64 = 1 << 15;
 
 /// The IA32_DEBUGCTL that a write of `value` leaves.
 ///
 /// # Errors
 ///
 /// [`MsrError::Invalid`] for bits that this guest does not have.
-pub const fn debugctl(value: u64) -> Result<u64, MsrError> {
-    if value & !DEBUGCTL_IGNORED == 0 {
-        Ok(0)
+pub fn debugctl(value: u64, caps: &GuestCaps, origin: Origin) -> Result<u64, MsrError> {
+    let has_rtm = match origin {
+        Origin::Guest => caps.has(features::RTM),
+        Origin::User => caps.could_have(features::RTM),
+    };
+    let supported = if has_rtm { DEBUGCTL_RTM } else { 0 };
+    if value & !(supported | DEBUGCTL_IGNORED) == 0 {
+        Ok(value & supported)
     } else {
         Err(MsrError::Invalid)
     }
@@ -89,7 +113,16 @@ pub fn apic_base_valid(old: u64, value: u64, caps: &GuestCaps, origin: Origin) -
 
 /// IA32_SPEC_CTRL bits that this guest may set; 0 means that the guest has no such MSR.
 pub fn spec_ctrl_bits(caps: &GuestCaps) -> u64 {
-    let bit = |feature, bits: u64| if caps.has(feature) { bits } else { 0 };
+    spec_ctrl_bits_by(|feature| caps.has(feature))
+}
+
+/// IA32_SPEC_CTRL bits that user space may restore, also before it sets CPUID.
+pub fn restorable_spec_ctrl_bits(caps: &GuestCaps) -> u64 {
+    spec_ctrl_bits_by(|feature| caps.could_have(feature))
+}
+
+fn spec_ctrl_bits_by(has: impl Fn(Feature) -> bool) -> u64 {
+    let bit = |feature, bits: u64| if has(feature) { bits } else { 0 };
     bit(features::SPEC_CTRL, 1)
         | bit(features::STIBP, 1 << 1)
         | bit(features::SSBD, 1 << 2)
@@ -105,12 +138,23 @@ pub const PRED_CMD_IBPB: u64 = 1 << 0;
 /// Bit 0 of FLUSH_CMD: write back and invalidate the L1 data cache.
 pub const FLUSH_CMD_L1D: u64 = 1 << 0;
 
-/// Checks a write to a command MSR whose only command is `command`. `Ok(true)` means: do it on the processor.
+/// Checks a write to a command MSR whose only command is `command`, which `feature` tells of. `Ok(true)` means: do it on the
+/// processor.
 ///
 /// # Errors
 ///
 /// [`MsrError::Invalid`] if there is no such command here.
-pub const fn command(value: u64, command: u64, has: bool) -> Result<bool, MsrError> {
+pub fn command(
+    value: u64,
+    command: u64,
+    feature: Feature,
+    caps: &GuestCaps,
+    origin: Origin,
+) -> Result<bool, MsrError> {
+    let has = match origin {
+        Origin::Guest => caps.has(feature),
+        Origin::User => caps.could_have(feature),
+    };
     if !has || value & !command != 0 {
         Err(MsrError::Invalid)
     } else {

@@ -4,6 +4,7 @@
 //!
 //! Some of them also have to reach the processor: the [`Effect`] of a write says what the glue does next.
 
+use super::constant::{constant, write_ignored};
 use super::list::is_fixed_by_run;
 use super::mce::{Mce, MCG_LMCE_P};
 use super::mtrr::Mtrrs;
@@ -137,7 +138,7 @@ impl GuestMsrs {
         Mtrrs::holds(msr)
             || Mce::holds(msr)
             || constant(msr).is_some()
-            || write_ignored(msr)
+            || write_ignored(msr, 0)
             || matches!(
                 msr,
                 STAR | LSTAR
@@ -177,6 +178,8 @@ impl GuestMsrs {
             TSC_AUX => self.tsc_aux,
             SPEC_CTRL => self.spec_ctrl,
             PAT => self.pat,
+            XSS if user => return Ok(self.xss),
+            XSS if !ctx.caps.has(features::XSAVES) => return Err(MsrError::Invalid),
             XSS => self.xss,
             UMWAIT_CONTROL => self.umwait_control,
             MISC_ENABLE => self.misc_enable,
@@ -236,7 +239,7 @@ impl GuestMsrs {
             self.mce.set(msr, value, ctx.origin)?;
             return Ok(Effect::None);
         }
-        if write_ignored(msr) {
+        if write_ignored(msr, value) {
             return Ok(Effect::None);
         }
         present(msr, ctx)?;
@@ -280,9 +283,17 @@ impl GuestMsrs {
                 only(value >> 32 == 0)?,
                 Effect::Load,
             ),
+            // What would be the upper half does not count on processors of AMD's.
+            TSC_AUX if ctx.caps.amd_compatible => {
+                (&mut self.tsc_aux, value & 0xffff_ffff, Effect::Load)
+            }
             TSC_AUX => (&mut self.tsc_aux, only(value >> 32 == 0)?, Effect::Load),
             SPEC_CTRL => {
-                let allowed = rules::spec_ctrl_bits(ctx.caps);
+                let allowed = if user {
+                    rules::restorable_spec_ctrl_bits(ctx.caps)
+                } else {
+                    rules::spec_ctrl_bits(ctx.caps)
+                };
                 (
                     &mut self.spec_ctrl,
                     only(value & !allowed == 0)?,
@@ -347,6 +358,7 @@ impl GuestMsrs {
                 only(value & !(HWCR_KEPT | HWCR_DROPPED) == 0)?;
                 (&mut self.hwcr, value & HWCR_KEPT, Effect::None)
             }
+            FAM10H_MMIO_CONF_BASE => return Err(MsrError::Invalid),
             _ => return Err(MsrError::Unsupported),
         })
     }
@@ -401,31 +413,4 @@ fn present(msr: u32, ctx: &Context<'_>) -> Result<(), MsrError> {
     } else {
         Ok(())
     }
-}
-
-/// MSRs that guests read without asking CPUID, and that have nothing to tell.
-const fn constant(msr: u32) -> Option<u64> {
-    match msr {
-        PLATFORM_ID | EBL_CR_POWERON | LAST_BRANCH_FROM_IP..=LAST_INT_TO_IP | PERF_CTL => Some(0),
-        RAPL_POWER_UNIT | PKG_ENERGY_STATUS | DRAM_ENERGY_STATUS => Some(0),
-        PP0_ENERGY_STATUS | PP1_ENERGY_STATUS => Some(0),
-        P6_PERFCTR0..=P6_PERFCTR1 | P6_EVNTSEL0..=P6_EVNTSEL1 => Some(0),
-        FSB_FREQ => Some(3),
-        EBC_FREQUENCY_ID => Some(1 << 24),
-        // 1000 TSC ticks, multiplier 4.
-        PERF_STATUS => Some(1000 | 4 << 40),
-        BBL_CR_CTL3 => Some(0xbe70_2111),
-        _ => None,
-    }
-}
-
-/// Writes that have no effect.
-const fn write_ignored(msr: u32) -> bool {
-    matches!(
-        msr,
-        UCODE_WRITE
-            | BBL_CR_CTL3
-            | P6_PERFCTR0..=P6_PERFCTR1
-            | P6_EVNTSEL0..=P6_EVNTSEL1
-    )
 }

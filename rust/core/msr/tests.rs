@@ -11,6 +11,8 @@ use crate::cpuid::guest::GuestCaps;
 use crate::cpuid::{CpuidEntry, HostCpuid, Regs, SIGNIFICANT_INDEX};
 use crate::regs::efer;
 
+mod restored;
+
 /// A host with every bit set, and a guest that was given all of it with 39 physical address bits.
 struct Everything;
 
@@ -149,7 +151,7 @@ fn syscall_targets_must_be_canonical() {
     let caps = rich();
     let ctx = context(&caps, Origin::Guest);
     let mut msrs = GuestMsrs::new(0);
-    // The guest has LA57: 57 bits.
+    // The processor has LA57: 57 bits.
     assert_eq!(
         msrs.set(LSTAR, 0x00ff_ffff_ffff_ffff, &ctx),
         Ok(Effect::Load)
@@ -158,7 +160,14 @@ fn syscall_targets_must_be_canonical() {
         msrs.set(LSTAR, 0x0100_0000_0000_0000, &ctx),
         Err(MsrError::Invalid)
     );
+    // Whatever the guest's CPUID tells.
     let caps = poor();
+    let ctx = context(&caps, Origin::User);
+    assert_eq!(
+        msrs.set(LSTAR, 0x0000_8000_0000_0000, &ctx),
+        Ok(Effect::Load)
+    );
+    let caps = GuestCaps::derive(&[], &restored::Bare, &have());
     let ctx = context(&caps, Origin::User);
     assert_eq!(
         msrs.set(LSTAR, 0x0000_8000_0000_0000, &ctx),

@@ -4,6 +4,7 @@
 
 use kernel::prelude::*;
 use rkvm_core::{
+    cpuid::features,
     exception::Exception,
     nospec,
     regs::{
@@ -120,7 +121,12 @@ impl Running<'_> {
                 }
             }
             _ if value >> 32 != 0 => return Err(Exception::GP0),
-            4 | 6 => self.arch.debug.dr6 = (value & DR6_WRITABLE) | dr::DR6_INIT | dr::DR6_RTM,
+            4 | 6 => {
+                let has_rtm = self.arch.caps.has(features::RTM);
+                let rtm = if has_rtm { dr::DR6_RTM } else { 0 };
+                let fixed = dr::DR6_INIT & !rtm;
+                self.arch.debug.dr6 = (value & (DR6_WRITABLE | rtm)) | fixed;
+            }
             _ => {
                 self.arch.debug.dr7 = (value & DR7_WRITABLE) | dr::DR7_INIT;
                 self.write_dr7();
