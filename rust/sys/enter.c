@@ -6,6 +6,7 @@
 #include <linux/kvm_types.h>
 #include <linux/context_tracking.h>
 #include <linux/kvm_host.h>
+#include <asm/asm.h>
 #include <asm/entry-common.h>
 #include <asm/fred.h>
 #include <asm/mce.h>
@@ -35,11 +36,15 @@ unsigned long rkvm_vmexit_address(void)
 	return (unsigned long)rkvm_vmexit;
 }
 
+/* 0 if a reboot has taken the CPU out of VMX operation. */
 static __always_inline u64 vmread(unsigned long field)
 {
-	unsigned long value;
+	unsigned long value = 0;
 
-	asm volatile("vmread %1, %0" : "=r" (value) : "r" (field) : "cc");
+	asm volatile("1: vmread %1, %0\n"
+		     "2:\n"
+		     _ASM_EXTABLE(1b, 2b)
+		     : "+r" (value) : "r" (field) : "cc");
 	return value;
 }
 

@@ -40,6 +40,7 @@ SYM_FUNC_START(rkvm_vmenter)
 	je .Lhost_rsp_done
 	mov %rsp, RKVM_ENTRY_HOST_RSP(%rdi)
 	mov $VMCS_HOST_RSP, %eax
+.Lwrite_host_rsp:
 	vmwrite %rsp, %rax
 .Lhost_rsp_done:
 
@@ -85,6 +86,8 @@ SYM_FUNC_START(rkvm_vmenter)
 	vmlaunch
 	jmp .Lvmfail
 
+	/* A reboot takes the CPU out of VMX operation under a running vCPU: then the entry fails, too. */
+	_ASM_EXTABLE(.Lwrite_host_rsp, .Lhost_rsp_done)
 	_ASM_EXTABLE(.Lvmresume, .Lvmfail)
 	_ASM_EXTABLE(.Lvmlaunch, .Lvmfail)
 

@@ -21,6 +21,7 @@ pub mod load;
 pub mod prefix;
 pub mod ram;
 pub mod setup;
+pub mod spin;
 pub mod sys;
 pub mod tap;
 pub mod tests;

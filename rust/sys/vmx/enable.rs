@@ -110,7 +110,7 @@ fn enable_here() -> i32 {
     ret
 }
 
-/// Leaves VMX operation on this CPU. Interrupts are off or the thread is bound to the CPU.
+/// Leaves VMX operation on this CPU. Interrupts are off.
 fn disable_here() {
     let local = percpu::this();
     // SAFETY: Own CPU.
@@ -118,7 +118,6 @@ fn disable_here() {
         return;
     }
     local.clear_all();
-    local.user_return.restore();
     // SAFETY: Own CPU; the reference is the one of `enable_here`.
     unsafe {
         *local.current.get() = 0;
@@ -166,6 +165,7 @@ unsafe extern "C" fn offline(_cpu: u32) -> i32 {
     // SAFETY: Paired.
     unsafe { bindings::rkvm_local_irq_disable() };
     disable_here();
+    percpu::this().user_return.restore();
     // SAFETY: Paired.
     unsafe { bindings::rkvm_local_irq_enable() };
     0
@@ -187,6 +187,7 @@ unsafe extern "C" fn emergency() {
 /// Called by the kernel with interrupts off.
 unsafe extern "C" fn suspend(_data: *mut c_void) -> i32 {
     disable_here();
+    percpu::this().user_return.restore();
     0
 }
 
@@ -201,7 +202,8 @@ unsafe extern "C" fn resume(_data: *mut c_void) {
     }
 }
 
-/// One CPU of [`shutdown`].
+/// One CPU of [`shutdown`]. It may have interrupted a vCPU's thread, even where that hands its MSRs to the CPU: they stay, and
+/// with them the notifier.
 ///
 /// # Safety
 ///

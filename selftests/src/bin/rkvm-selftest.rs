@@ -6,7 +6,7 @@ use clap::Parser;
 use rkvm_selftests::device::{Device, DEFAULT_PATH, ENV};
 use rkvm_selftests::tap::Tap;
 use rkvm_selftests::tests::{Test, ALL};
-use rkvm_selftests::{load, Outcome};
+use rkvm_selftests::{load, spin, Outcome};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::process::ExitCode;
 
@@ -22,6 +22,9 @@ struct Args {
     /// Instead of a test, load this module again and again, each time with an allocation that fails.
     #[arg(long)]
     fail_load: Option<String>,
+    /// Instead of a test, run a guest that makes no exit, until this is killed.
+    #[arg(long)]
+    spin: bool,
     /// The device under test.
     #[arg(long, env = ENV, default_value = DEFAULT_PATH)]
     dev: String,
@@ -40,6 +43,11 @@ fn main() -> ExitCode {
     }
     if let Some(module) = &args.fail_load {
         return code(report("failing loads", |tap| load::fail(tap, module)));
+    }
+    if args.spin {
+        return code(report("a guest without an end", |_| {
+            spin::run(&Device::open(&args.dev)?)
+        }));
     }
     let mut chosen: Vec<&Test> = Vec::new();
     for name in &args.names {
