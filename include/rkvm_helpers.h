@@ -24,7 +24,7 @@ void rkvm_local_irq_enable(void);
 bool rkvm_guest_entry_work_pending(void);
 u64 rkvm_disable_irqs_for_guest(void);
 u64 rkvm_guest_entry_begin(void);
-void rkvm_guest_entry_end(void);
+void rkvm_guest_entry_end(bool entered);
 bool rkvm_signal_pending(void);
 bool rkvm_counts_run_delay(void);
 u64 rkvm_run_delay(void);

@@ -93,14 +93,17 @@ u64 rkvm_guest_entry_begin(void)
 }
 
 /*
- * The way back: interrupts and preemption on. What the guest taught the branch predictors of this CPU must not steer the
- * VMM (VMSCAPE): where that can be, the kernel is asked for a barrier before this CPU goes to user space.
+ * The way back: interrupts and preemption on. @entered: rkvm_guest_entry_begin() was called. What the guest taught the branch
+ * predictors of this CPU must not steer the VMM (VMSCAPE): where that can be, the kernel is asked for a barrier before this CPU
+ * goes to user space.
  */
-void rkvm_guest_entry_end(void)
+void rkvm_guest_entry_end(bool entered)
 {
-	guest_timing_exit_irqoff();
-	if (cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
-		this_cpu_write(x86_ibpb_exit_to_user, true);
+	if (entered) {
+		guest_timing_exit_irqoff();
+		if (cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
+			this_cpu_write(x86_ibpb_exit_to_user, true);
+	}
 	local_irq_enable();
 	preempt_enable();
 }

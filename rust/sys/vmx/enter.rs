@@ -51,6 +51,8 @@ pub(crate) struct EntryGuard<'a> {
     loaded: Loaded<'a>,
     /// What the guest's XCR0, IA32_XSS and PKRU displaced, where they differ.
     host_xstate: Option<HostXState>,
+    /// `commit` came: the time counts as the guest's.
+    committed: Cell<bool>,
     /// The host's IA32_DEBUGCTL, once `commit` has read it.
     host_debugctl: Cell<u64>,
     /// The host's IA32_PEBS_ENABLE, if that is 0 now.
@@ -81,6 +83,7 @@ impl<'a> Loaded<'a> {
         EntryGuard {
             loaded: self,
             host_xstate: xstate.map(|xstate| xstate.load(self.pkru())),
+            committed: Cell::new(false),
             host_debugctl: Cell::new(0),
             host_pebs: Cell::new(0),
             cpu,
@@ -135,6 +138,7 @@ impl EntryGuard<'_> {
         }
         // SAFETY: Interrupts are off, and the task is about to enter a guest.
         let debugctl = unsafe { bindings::rkvm_guest_entry_begin() };
+        self.committed.set(true);
         self.host_debugctl.set(debugctl);
         self.refresh_host_control_registers();
     }
@@ -227,6 +231,8 @@ impl Drop for EntryGuard<'_> {
             let guest_pkru = unsafe { &mut *addr_of_mut!((*self.loaded.inner).pkru) };
             host.restore(guest_pkru);
         }
+        // A handler of the host may run into one of its breakpoints.
+        debug_registers::restore();
         // SAFETY: Paired with `begin_entry`; the vector comes from the exit that acknowledged it.
         unsafe {
             if self.machine_check {
@@ -235,8 +241,7 @@ impl Drop for EntryGuard<'_> {
             if let Some(vector) = self.irq {
                 bindings::rkvm_forward_irq(vector);
             }
-            debug_registers::restore();
-            bindings::rkvm_guest_entry_end();
+            bindings::rkvm_guest_entry_end(self.committed.get());
         }
     }
 }
