@@ -30,6 +30,7 @@ unsigned long rkvm_alloc_zeroed_pages(u32 order);
 /* That many page tables of guests more, or less, as the host and the page's cgroup count them. */
 void rkvm_count_secondary_page_tables(struct page *page, int pages);
 bool rkvm_page_is_compound(struct page *page);
+void rkvm_get_page(struct page *page);
 void rkvm_put_page(struct page *page);
 /* The end of KVM's use of a page of user memory: note what was done to it, give the reference back. */
 void rkvm_release_user_page(struct page *page, bool accessed, bool dirty);

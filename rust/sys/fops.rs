@@ -20,7 +20,6 @@ use kernel::{
         file::FileDescriptorReservation,
         File, //
     },
-    mm::virt::VmaNew,
     prelude::*,
     str::{
         CStr,
@@ -46,6 +45,8 @@ pub(crate) trait FileOps: Sized + Send + Sync + 'static {
     const NAME: &'static CStr;
     /// Whether it is a file to read from, with `pread` as well, and to do nothing else with.
     const READ_ONLY: bool = false;
+    /// Whether it can be mapped into user space.
+    const HAS_PAGES: bool = false;
 
     /// Which one of its kind it is.
     fn number(&self) -> Option<u32> {
@@ -65,9 +66,9 @@ pub(crate) trait FileOps: Sized + Send + Sync + 'static {
         Self::ioctl(this, file, cmd, arg)
     }
 
-    /// Maps pages of the object into user space.
-    fn mmap(_this: ArcBorrow<'_, Self>, _vma: Mapping<'_>) -> Result {
-        Err(ENODEV)
+    /// The page at `index` of a mapping of the file. Where there is none, an access is SIGBUS.
+    fn page(&self, _index: usize) -> Option<&SharedPage> {
+        None
     }
 
     /// Reads at `offset` into user memory; returns the number of bytes.
@@ -82,32 +83,6 @@ pub(crate) trait FileOps: Sized + Send + Sync + 'static {
 
     /// The last descriptor is being closed.
     fn release(_this: ArcBorrow<'_, Self>) {}
-}
-
-/// A mapping that user space asks for by mmap.
-pub(crate) struct Mapping<'a>(&'a VmaNew);
-
-impl Mapping<'_> {
-    /// Offset of the mapping in the file, in pages.
-    pub(crate) fn page_offset(&self) -> usize {
-        // SAFETY: The VMA is being set up by this thread, nobody else writes to it.
-        unsafe { (*self.0.as_ptr()).vm_pgoff }
-    }
-
-    /// Pages that the mapping covers.
-    pub(crate) fn pages(&self) -> usize {
-        (self.0.end() - self.0.start()) >> kernel::page::PAGE_SHIFT
-    }
-
-    /// Maps page `index` of the mapping. The mapping holds a reference of its own on the page.
-    pub(crate) fn insert(&self, index: usize, page: &SharedPage) -> Result {
-        let mixed = self.0.set_mixedmap();
-        let address = self.0.start() + (index << kernel::page::PAGE_SHIFT);
-        // SAFETY: An order-0 page, alive by its type; the VMA is being set up and marked VM_MIXEDMAP.
-        kernel::error::to_result(unsafe {
-            bindings::vm_insert_page(mixed.as_ptr(), address, page.page())
-        })
-    }
 }
 
 /// The C table for one `FileOps`.
@@ -175,24 +150,42 @@ impl<T: FileOps> Table<T> {
         result(done)
     }
 
-    /// `mmap` of the file.
+    /// `mmap` of the file. Whatever part of the file is asked for: its pages come when they are accessed.
     ///
     /// # Safety
     ///
     /// As for `ioctl`; `vma` is the mapping that is being made.
     unsafe extern "C" fn mmap(
-        file: *mut bindings::file,
+        _file: *mut bindings::file,
         vma: *mut bindings::vm_area_struct,
     ) -> i32 {
-        // SAFETY: As for `ioctl`.
-        let this = unsafe { Self::object(file) };
-        // SAFETY: The VMA is being set up by this call.
-        let vma = unsafe { VmaNew::from_raw(vma) };
-        match T::mmap(this, Mapping(vma)) {
-            Ok(()) => 0,
-            Err(e) => e.to_errno(),
-        }
+        // SAFETY: The VMA is being set up by this call. The table lives as long as the module, which the file holds.
+        unsafe { (*vma).vm_ops = &Self::VM_OPS };
+        0
     }
+
+    /// An access to a page that is not mapped yet.
+    ///
+    /// # Safety
+    ///
+    /// Called by the kernel for a mapping that `mmap` has made.
+    unsafe extern "C" fn fault(fault: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+        // SAFETY: The kernel passes a valid structure, which is ours during the call.
+        let fault = unsafe { &mut *fault };
+        let place = &fault.__bindgen_anon_1;
+        // SAFETY: The mapping exists as long as the fault, and its file as long as the mapping.
+        let this = unsafe { Self::object((*place.vma).vm_file) };
+        let Some(page) = this.page(place.pgoff) else {
+            return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
+        };
+        fault.page = page.reference();
+        0
+    }
+
+    const VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+        fault: Some(Self::fault),
+        ..pin_init::zeroed()
+    };
 
     /// The last use of the file.
     ///
@@ -211,7 +204,7 @@ impl<T: FileOps> Table<T> {
         unlocked_ioctl: Some(Self::ioctl),
         compat_ioctl: Some(Self::compat_ioctl),
         read: Some(Self::read),
-        mmap: Some(Self::mmap),
+        mmap: if T::HAS_PAGES { Some(Self::mmap) } else { None },
         release: Some(Self::release),
         llseek: Some(bindings::noop_llseek),
         ..pin_init::zeroed()

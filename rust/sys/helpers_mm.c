@@ -30,6 +30,11 @@ bool rkvm_page_is_compound(struct page *page)
 	return PageCompound(page);
 }
 
+void rkvm_get_page(struct page *page)
+{
+	get_page(page);
+}
+
 void rkvm_put_page(struct page *page)
 {
 	put_page(page);

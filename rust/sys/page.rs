@@ -326,9 +326,16 @@ impl SharedPage {
         Some(())
     }
 
-    /// The `struct page`, for the `mmap` of the file that shows it.
+    /// The `struct page` with a reference of its own, for a mapping of the file that shows it.
+    pub(super) fn reference(&self) -> *mut kernel::bindings::page {
+        let page = self.page();
+        // SAFETY: The page lives by the type invariant.
+        unsafe { bindings::rkvm_get_page(page) };
+        page
+    }
+
     #[inline]
-    pub(super) fn page(&self) -> *mut kernel::bindings::page {
+    fn page(&self) -> *mut kernel::bindings::page {
         struct_page(physical(self.address.as_ptr()).frame())
     }
 }

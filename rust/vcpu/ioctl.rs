@@ -16,7 +16,7 @@ use kernel::{
 use rkvm_core::cpuid::CpuidEntry;
 
 use super::{
-    run_page::MMAP_PAGES,
+    run_page::COALESCED_PAGE,
     state::stats::StatsFile,
     Running,
     Vcpu, //
@@ -25,10 +25,8 @@ use crate::{
     nr,
     sys::{
         cpu::SignalMask,
-        fops::{
-            FileOps,
-            Mapping, //
-        },
+        fops::FileOps,
+        page::SharedPage,
         uabi::{
             kvm_cpuid2,
             kvm_enable_cap,
@@ -79,20 +77,13 @@ impl FileOps for VcpuFile {
         this.other_ioctl(cmd, arg)
     }
 
-    fn mmap(this: ArcBorrow<'_, Self>, vma: Mapping<'_>) -> Result {
-        let first = vma.page_offset();
-        let pages = vma.pages();
-        if first.checked_add(pages).is_none_or(|end| end > MMAP_PAGES) {
-            return Err(EINVAL);
+    const HAS_PAGES: bool = true;
+
+    fn page(&self, index: usize) -> Option<&SharedPage> {
+        match index {
+            COALESCED_PAGE => self.vm.coalesced_ring(),
+            n => self.vcpu.run.page(n),
         }
-        for i in 0..pages {
-            let page = match first.wrapping_add(i) {
-                2 => this.vm.coalesced_ring(),
-                n => this.vcpu.run.page(n),
-            };
-            vma.insert(i, page.ok_or(EINVAL)?)?;
-        }
-        Ok(())
     }
 }
 

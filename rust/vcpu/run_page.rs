@@ -22,6 +22,8 @@ use crate::sys::{
 
 /// Pages of the mapping of a vCPU: `kvm_run`, PIO data, the VM's ring of coalesced MMIO.
 pub(crate) const MMAP_PAGES: usize = 3;
+/// Place of the last one.
+pub(crate) const COALESCED_PAGE: usize = 2;
 /// Where PIO data lies in the mapping, in bytes.
 const PIO_OFFSET: u64 = SharedPage::SIZE as u64;
 

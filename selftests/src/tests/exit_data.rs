@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What `kvm_run` tells of exits that end a guest, and of a KVM_RUN that fails.
+//! What `kvm_run` tells of exits that end a guest, and of a KVM_RUN that fails; how it is mapped.
 
 use crate::asm::*;
+use crate::child::pipe;
 use crate::device::Device;
 use crate::setup::{self, Mode};
 use crate::tap::Tap;
 use crate::vcpu::{Exit, Vcpu};
 use crate::vm::Vm;
-use crate::Outcome;
+use crate::{Outcome, PAGE};
 use kvm_bindings::*;
+use std::os::fd::AsRawFd;
 
 /// No memory is there.
 const DEVICE: u64 = 0xd000_0000;
@@ -25,7 +27,8 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     unknown_instruction(t, dev)?;
     no_instruction(t, dev)?;
     failed_call(t, dev)?;
-    private_mapping(t, dev)
+    private_mapping(t, dev)?;
+    wide_mapping(t, dev)
 }
 
 /// Keeps this thread on the CPU that it is on, which is answered.
@@ -171,5 +174,56 @@ fn private_mapping(t: &mut Tap, dev: &Device) -> Outcome {
     t.eq("a write stays there", vcpu.exit(), Exit::Hlt);
     // SAFETY: the mapping is ours, and nothing of it is in use.
     unsafe { libc::munmap(at, len) };
+    Ok(())
+}
+
+/// A mapping may be larger than what there is, and its pages come again when they are dropped.
+fn wide_mapping(t: &mut Tap, dev: &Device) -> Outcome {
+    const PAGES: usize = 5;
+    let vm = Vm::new(dev)?;
+    let (mut vcpu, _ram) = setup::guest(&vm, Mode::Long, &asm64(|a| a.hlt()))?;
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new mapping, where nothing is.
+    let at = unsafe {
+        let anywhere = std::ptr::null_mut();
+        libc::mmap(
+            anywhere,
+            PAGES * PAGE,
+            prot,
+            libc::MAP_SHARED,
+            vcpu.raw(),
+            0,
+        )
+    };
+    t.ok("five pages can be mapped", at != libc::MAP_FAILED);
+    if at == libc::MAP_FAILED {
+        return Ok(());
+    }
+    let (_from, to) = pipe()?;
+    // The kernel tells by an error what would be a signal to this process.
+    let there: Vec<bool> = (0..PAGES)
+        .map(|n| {
+            let byte = at.wrapping_byte_add(n * PAGE);
+            // SAFETY: the kernel looks whether something is there.
+            unsafe { libc::write(to.as_raw_fd(), byte, 1) == 1 }
+        })
+        .collect();
+    t.eq(
+        "three are there",
+        there,
+        vec![true, true, true, false, false],
+    );
+    t.eq("the guest halts", vcpu.run()?, Exit::Hlt);
+    // SAFETY: a page of the mapping, which is the file's.
+    t.eq(
+        "dropped",
+        unsafe { libc::madvise(at, PAGE, libc::MADV_DONTNEED) },
+        0,
+    );
+    // SAFETY: the mapping begins with a `kvm_run`; the kernel may write it at any time.
+    let told = unsafe { (&raw const (*at.cast::<kvm_run>()).exit_reason).read_volatile() };
+    t.eq("it still tells of the exit", told, KVM_EXIT_HLT);
+    // SAFETY: the mapping is ours, and nothing of it is in use.
+    unsafe { libc::munmap(at, PAGES * PAGE) };
     Ok(())
 }
