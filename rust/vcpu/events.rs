@@ -287,6 +287,23 @@ impl Running<'_> {
         self.write_event(event);
     }
 
+    /// The interrupt that is on its way into the guest, as KVM_GET_SREGS and KVM_GET_VCPU_EVENTS tell it. What user space has
+    /// handed to an APIC in the kernel is not: it waits until that lets it through.
+    pub(crate) fn interrupt_on_its_way(&self) -> Option<u8> {
+        let events = &self.arch.events;
+        match events.injected {
+            Some(i) if i.info.kind() == EventType::ExternalInterrupt => Some(i.info.vector()),
+            _ if events.taken_interrupt.is_some() => events.taken_interrupt,
+            _ if self.has_kernel_apic() => None,
+            _ => events.user_interrupt,
+        }
+    }
+
+    /// Whether an exception waits, or the shutdown that came of several.
+    pub(crate) fn exception_waits(&self) -> bool {
+        self.arch.events.exception.is_some() || self.vcpu.requests.test(Request::TripleFault)
+    }
+
     /// KVM_SET_SREGS with an interrupt that was on its way. If there is one already, it is the same, read by KVM_GET_SREGS.
     pub(crate) fn restore_interrupt(&mut self, vector: u8) {
         let events = &mut self.arch.events;

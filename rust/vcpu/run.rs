@@ -438,7 +438,7 @@ impl Running<'_> {
             return true;
         }
         self.accepts_user_interrupt()
-            && self.arch.events.exception.is_none()
+            && !self.exception_waits()
             && self.arch.events.user_interrupt.is_none()
             && self.interrupt_allowed()
     }

@@ -11,7 +11,6 @@ use rkvm_core::{
         SegReg, //
     },
     vmx::{
-        event::EventType,
         fields::*,
         registers::SystemState,
         segment::Segment,
@@ -165,15 +164,7 @@ impl Running<'_> {
             apic_base: self.apic_base(),
             ..kvm_sregs::zeroed()
         };
-        let interrupt = match self.arch.events.injected {
-            Some(i) if i.info.kind() == EventType::ExternalInterrupt => Some(i.info.vector()),
-            _ => self
-                .arch
-                .events
-                .taken_interrupt
-                .or(self.arch.events.user_interrupt),
-        };
-        if let Some(vector) = interrupt {
+        if let Some(vector) = self.interrupt_on_its_way() {
             if let Some(word) = s.interrupt_bitmap.get_mut(usize::from(vector / 64)) {
                 *word |= 1 << (vector % 64);
             }
@@ -319,6 +310,7 @@ impl Running<'_> {
             && s.cs.base == 0xffff_0000
             && s.cr0 & cr0::PE == 0
         {
+            self.forget_unhalt();
             self.arch.set_mp_state(MpState::Runnable);
         }
     }

@@ -86,13 +86,7 @@ impl Running<'_> {
         self.take_nmis();
         let mut out = kvm_vcpu_events::zeroed();
         self.report_exception(&mut out);
-        let interrupt = match self.arch.events.injected {
-            Some(i) if i.info.kind() == EventType::ExternalInterrupt => Some(i.info.vector()),
-            _ if self.arch.events.taken_interrupt.is_some() => self.arch.events.taken_interrupt,
-            _ if self.has_kernel_apic() => None,
-            _ => self.arch.events.user_interrupt,
-        };
-        if let Some(vector) = interrupt {
+        if let Some(vector) = self.interrupt_on_its_way() {
             out.interrupt.injected = 1;
             out.interrupt.nr = vector;
         }

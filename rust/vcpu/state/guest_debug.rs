@@ -86,7 +86,7 @@ impl Running<'_> {
     /// KVM_SET_GUEST_DEBUG. EBUSY if an exception is to be injected while another is on its way.
     pub(crate) fn set_guest_debug(&mut self, new: &kvm_guest_debug) -> Result {
         if new.control & (INJECT_DB | INJECT_BP) != 0 {
-            if self.arch.events.exception.is_some() || self.arch.events.injects_exception() {
+            if self.exception_waits() || self.arch.events.injects_exception() {
                 return Err(EBUSY);
             }
             let vector = if new.control & INJECT_DB != 0 {

@@ -37,7 +37,35 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     leaves_in_a_step(t, dev)?;
     steps_over_hlt(t, dev)?;
     general_detect(t, dev)?;
+    injects_into_shutdown(t, dev)?;
     held_back(t, dev)
+}
+
+/// A guest that is about to shut down has an exception on its way.
+fn injects_into_shutdown(t: &mut Tap, dev: &Device) -> Outcome {
+    let vm = Vm::new(dev)?;
+    vm.fd.enable_cap(&kvm_enable_cap {
+        cap: KVM_CAP_X86_TRIPLE_FAULT_EVENT,
+        args: [1, 0, 0, 0],
+        ..Default::default()
+    })?;
+    let vcpu = vm.vcpu(0)?;
+    let mut e = vcpu.fd.get_vcpu_events()?;
+    e.triple_fault.pending = 1;
+    vcpu.fd.set_vcpu_events(&e)?;
+    let inject = kvm_guest_debug {
+        control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_INJECT_BP,
+        ..Default::default()
+    };
+    t.errno(
+        "an exception for a guest that shuts down",
+        vcpu.fd.set_guest_debug(&inject),
+        libc::EBUSY,
+    );
+    e.triple_fault.pending = 0;
+    vcpu.fd.set_vcpu_events(&e)?;
+    t.success("and for one that goes on", vcpu.fd.set_guest_debug(&inject));
+    Ok(())
 }
 
 fn stops(t: &mut Tap, dev: &Device) -> Outcome {

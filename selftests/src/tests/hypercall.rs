@@ -6,7 +6,7 @@ use crate::asm::*;
 use crate::device::Device;
 use crate::setup::{self, Mode, DATA};
 use crate::tap::Tap;
-use crate::vcpu::Exit;
+use crate::vcpu::{Exit, Vcpu};
 use crate::vm::Vm;
 use crate::{Outcome, MIB};
 use kvm_bindings::*;
@@ -19,7 +19,41 @@ const ENOSYS: u64 = -1000i64 as u64;
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     calls(t, dev)?;
     kick(t, dev)?;
+    reset_forgets_kick(t, dev)?;
     init(t, dev)
+}
+
+/// A processor that user space resets by its registers runs, and waits in its next HLT.
+fn reset_forgets_kick(t: &mut Tap, dev: &Device) -> Outcome {
+    const KICK_CPU: u32 = 5;
+    let vm = Vm::with_irqchip(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let bsp = vm.vcpu(0)?;
+    let mut other = vm.vcpu(1)?;
+    let reset = bsp.fd.get_sregs()?;
+    let code = asm64(|a| {
+        // C KVM finds other processors once somebody has changed who it is.
+        a.mov(rbx, 0xfee0_00f0u64)?;
+        a.mov(dword_ptr(rbx), 0x1ffu32)?;
+        a.mov(eax, KICK_CPU)?;
+        a.xor(ebx, ebx)?;
+        a.xor(ecx, ecx)?;
+        a.vmcall()?;
+        a.out(0x40, al)
+    });
+    setup::start(&other, &ram, Mode::Long, &code)?;
+    let set = |vcpu: &Vcpu, mp_state| vcpu.fd.set_mp_state(kvm_mp_state { mp_state });
+    set(&other, KVM_MP_STATE_RUNNABLE)?;
+    set(&bsp, KVM_MP_STATE_HALTED)?;
+    t.eq("a kick", other.run()?, Exit::out8(0x40, 0));
+    bsp.fd.set_sregs(&reset)?;
+    set(&bsp, KVM_MP_STATE_HALTED)?;
+    t.eq(
+        "after a reset the kick is forgotten",
+        bsp.fd.get_mp_state()?.mp_state,
+        KVM_MP_STATE_HALTED,
+    );
+    Ok(())
 }
 
 /// KVM_HC_KICK_CPU: the next HLT of the processor ends at once, unless user space says that it runs.

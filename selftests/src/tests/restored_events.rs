@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What KVM_GET_VCPU_EVENTS tells is enough to go on elsewhere: INIT that waits, an interrupt behind an exception, error codes
-//! in each mode.
+//! What KVM_GET_VCPU_EVENTS tells is enough to go on elsewhere: INIT that waits, an interrupt behind an exception or before an
+//! APIC, error codes in each mode.
 
 use crate::asm::*;
 use crate::device::Device;
@@ -21,6 +21,7 @@ const GP: u8 = 13;
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     latched_init(t, dev)?;
     interrupt_behind_exception(t, dev)?;
+    interrupt_that_waits(t, dev)?;
     error_code(t, dev)
 }
 
@@ -121,6 +122,37 @@ fn error_code(t: &mut Tap, dev: &Device) -> Outcome {
             let at = vcpu.regs()?.rsp;
             t.eq("the error code that is pushed", ram.get64(at), code);
         }
+    }
+    Ok(())
+}
+
+/// An interrupt of KVM_INTERRUPT is on its way if there is no APIC that it waits for.
+fn interrupt_that_waits(t: &mut Tap, dev: &Device) -> Outcome {
+    let split = Vm::new(dev)?;
+    split.fd.enable_cap(&kvm_enable_cap {
+        cap: KVM_CAP_SPLIT_IRQCHIP,
+        args: [24, 0, 0, 0],
+        ..Default::default()
+    })?;
+    for (chips, vm, told) in [
+        ("chips in user space", Vm::new(dev)?, 1),
+        ("the APIC in the kernel", split, 0),
+    ] {
+        let vcpu = vm.vcpu(0)?;
+        vcpu.interrupt(VECTOR.into())?;
+        let bits: u32 = vcpu
+            .fd
+            .get_sregs()?
+            .interrupt_bitmap
+            .iter()
+            .map(|word| word.count_ones())
+            .sum();
+        t.eq(format!("{chips}: KVM_GET_SREGS tells of it"), bits, told);
+        t.eq(
+            format!("{chips}: KVM_GET_VCPU_EVENTS tells of it"),
+            u32::from(vcpu.fd.get_vcpu_events()?.interrupt.injected),
+            told,
+        );
     }
     Ok(())
 }
