@@ -38,6 +38,8 @@ const ENABLED: u64 = 1 << 0;
 pub(crate) struct ClockPage {
     /// MSR_KVM_SYSTEM_TIME.
     msr: u64,
+    /// Where the page is, if there is one.
+    at: Option<Gpa>,
     /// The guest is to hear that it was stopped (KVM_KVMCLOCK_CTRL).
     stopped: bool,
     /// [`turns`] when the page was last written.
@@ -45,6 +47,18 @@ pub(crate) struct ClockPage {
 }
 
 impl ClockPage {
+    /// MSR_KVM_SYSTEM_TIME is written. As with C KVM a clock that does not lie in one page is none, and one that was there
+    /// stays.
+    fn place(&mut self, msr: u64) {
+        self.msr = msr;
+        let at = Gpa(msr & !ENABLED);
+        if msr & ENABLED == 0 {
+            self.at = None;
+        } else if at.bytes_to_page_end() >= pvclock::TIME_INFO_BYTES as u64 {
+            self.at = Some(at);
+        }
+    }
+
     /// Whether the host has lost its trust in the TSC, or found it again, since the page was written.
     #[inline]
     pub(crate) fn is_outdated(&self) -> bool {
@@ -71,7 +85,7 @@ impl Running<'_> {
                 let _ = self.write_wall_clock(Gpa(value));
             }
             Handler::SystemTime(_) => {
-                self.arch.clock_page.msr = value;
+                self.arch.clock_page.place(value);
                 self.vcpu.requests.set_own(Request::ClockUpdate);
             }
             _ => return Err(MsrError::Unsupported),
@@ -112,10 +126,10 @@ impl Running<'_> {
     pub(super) fn write_system_time(&mut self) {
         // Before the clock is read: what changes meanwhile has it written again.
         self.arch.clock_page.turns = turns();
-        if self.arch.clock_page.msr & ENABLED != 0 {
+        if let Some(at) = self.arch.clock_page.at {
             self.have_clock_begin_in_guest_time();
             // As above.
-            let _ = self.write_time_info(Gpa(self.arch.clock_page.msr & !ENABLED));
+            let _ = self.write_time_info(at);
         }
     }
 
@@ -123,7 +137,7 @@ impl Running<'_> {
     /// be off.
     #[inline]
     pub(crate) fn has_clock_of_one_cpu(&self) -> bool {
-        self.arch.clock_page.msr & ENABLED != 0 && !counts_tsc()
+        self.arch.clock_page.at.is_some() && !counts_tsc()
     }
 
     /// The guest's TSC is set after the clock has begun to count: at that moment it would have been before 0. So the clock,
@@ -140,11 +154,7 @@ impl Running<'_> {
         }
     }
 
-    /// As with C KVM a clock that does not lie in one page is not written.
     fn write_time_info(&mut self, at: Gpa) -> Result<(), NoMemory> {
-        if at.bytes_to_page_end() < pvclock::TIME_INFO_BYTES as u64 {
-            return Err(NoMemory);
-        }
         let memory = &self.vm.memory;
         let (moment, stable) = {
             let clock = self.vm.clock.lock();
@@ -179,7 +189,7 @@ impl Running<'_> {
 
     /// KVM_KVMCLOCK_CTRL. EINVAL for a guest that has no clock page.
     pub(crate) fn guest_was_stopped(&mut self) -> Result {
-        if self.arch.clock_page.msr & ENABLED == 0 {
+        if self.arch.clock_page.at.is_none() {
             return Err(EINVAL);
         }
         self.arch.clock_page.stopped = true;

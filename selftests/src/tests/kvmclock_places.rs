@@ -95,7 +95,8 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
             system_time(t, dev, msr, BEHIND - before)?;
         }
     }
-    whole(t, dev)
+    whole(t, dev)?;
+    stopped(t, dev)
 }
 
 /// It is written to both pages.
@@ -145,5 +146,26 @@ fn whole(t: &mut Tap, dev: &Device) -> Outcome {
         version != u32::MAX && version % 2 == 0,
     );
     t.ok("the VMM's memory", guest.spared());
+    Ok(())
+}
+
+/// KVM_KVMCLOCK_CTRL wants a clock: one that is across two pages is none, and one that was there before it stays.
+fn stopped(t: &mut Tap, dev: &Device) -> Outcome {
+    let (good, across) = ((BEHIND - 32) | 1, (BEHIND - 16) | 1);
+    let guest = Guest::new(dev)?;
+    for (name, place, is_clock) in [
+        ("a clock across two pages", across, false),
+        ("one in a page", good, true),
+        ("one across two pages behind it", across, true),
+        ("one that is switched off", 0, false),
+    ] {
+        guest.vcpu.set_msr(SYSTEM_TIMES[1], place)?;
+        let told = guest.vcpu.fd.kvmclock_ctrl();
+        if is_clock {
+            t.success(format!("{name} is told of"), told);
+        } else {
+            t.errno(format!("{name} is none"), told, libc::EINVAL);
+        }
+    }
     Ok(())
 }
