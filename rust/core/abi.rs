@@ -38,7 +38,8 @@ pub(crate) mod reason {
     pub(crate) const NO_SMM: &str = "1, because there is no SMM";
     pub(crate) const NOT_PREEMPTED: &str = "the field preempted stays 0";
     pub(crate) const SOME_EXITS: &str = "HLT and PAUSE";
-    pub(crate) const SOME_QUIRKS: &str = "MISC_ENABLE_NO_MWAIT and MWAIT_NEVER_UD_FAULTS";
+    pub(crate) const SOME_QUIRKS: &str =
+        "OUT_7E_INC_RIP, MISC_ENABLE_NO_MWAIT and MWAIT_NEVER_UD_FAULTS";
 }
 
 #[cfg(test)]

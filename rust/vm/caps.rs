@@ -47,11 +47,13 @@ const DISABLE_EXITS_HLT: u32 = 1 << 1;
 const DISABLE_EXITS_PAUSE: u32 = 1 << 2;
 pub(crate) const DISABLE_EXITS: u32 = DISABLE_EXITS_HLT | DISABLE_EXITS_PAUSE;
 
-/// KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT and _MWAIT_NEVER_UD_FAULTS.
+/// KVM_X86_QUIRK_OUT_7E_INC_RIP, _MISC_ENABLE_NO_MWAIT and _MWAIT_NEVER_UD_FAULTS.
+const QUIRK_OUT_7E_INC_RIP: u32 = 1 << 3;
 const QUIRK_MISC_ENABLE_NO_MWAIT: u32 = 1 << 4;
 const QUIRK_MWAIT_NEVER_UD_FAULTS: u32 = 1 << 6;
 /// The quirks that rkvm has, and can be talked out of.
-pub(crate) const QUIRKS: u32 = QUIRK_MISC_ENABLE_NO_MWAIT | QUIRK_MWAIT_NEVER_UD_FAULTS;
+pub(crate) const QUIRKS: u32 =
+    QUIRK_OUT_7E_INC_RIP | QUIRK_MISC_ENABLE_NO_MWAIT | QUIRK_MWAIT_NEVER_UD_FAULTS;
 
 /// `KVM_MSR_EXIT_REASON_*`: invalid, unknown, filtered.
 const USER_SPACE_MSRS: u64 = 7;
@@ -120,6 +122,11 @@ impl Caps {
     /// The guest may read MSR_PLATFORM_INFO.
     pub(crate) fn platform_info_readable(&self) -> bool {
         self.platform_info_readable.load(Relaxed)
+    }
+
+    /// User space sees RIP behind an OUT to port 0x7e.
+    pub(crate) fn moves_rip_past_out_7e(&self) -> bool {
+        self.has_quirk(QUIRK_OUT_7E_INC_RIP)
     }
 
     /// CPUID's MONITOR bit does not follow IA32_MISC_ENABLE.

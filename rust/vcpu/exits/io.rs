@@ -22,6 +22,9 @@ use crate::{
     },
 };
 
+/// Where QEMU's code for the task priority calls QEMU, which replaces the instruction before RIP.
+const VAPIC_PORT: u16 = 0x7e;
+
 impl Running<'_> {
     /// A port that a device in the kernel answers for, or else user space. The string forms are left.
     pub(super) fn fast_io(&mut self) -> Fast {
@@ -59,10 +62,14 @@ impl Running<'_> {
 
     /// An OUT that user space takes.
     fn user_port_out(&mut self, port: u16, size: u8, value: u32) -> Fast {
-        self.arch.events.injected = None;
-        self.arch.completion = Completion::PortOut {
-            at: self.linear_rip(),
-        };
+        if port == VAPIC_PORT && self.vm.caps.moves_rip_past_out_7e() {
+            self.instruction_retires();
+        } else {
+            self.arch.events.injected = None;
+            self.arch.completion = Completion::PortOut {
+                at: self.linear_rip(),
+            };
+        }
         self.vcpu.run.set_pio_value(size, value);
         self.vcpu.run.set_io(true, size, port, 1);
         Fast::ToUser

@@ -10,6 +10,7 @@ use crate::tap::Tap;
 use crate::vcpu::{Exit, Vcpu};
 use crate::vm::Vm;
 use crate::{Outcome, MIB};
+use kvm_bindings::*;
 
 /// One IN of so many bytes.
 fn input(port: u16, size: u8) -> Exit {
@@ -27,6 +28,7 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     all_sizes(t, &mut vcpu, &ram)?;
     changed_meanwhile(t, &mut vcpu, &ram)?;
     reset_meanwhile(t, &mut vcpu, &ram)?;
+    vapic_port(t, dev)?;
     own_port(t, &mut vcpu, &ram)
 }
 
@@ -97,6 +99,35 @@ fn changed_meanwhile(t: &mut Tap, vcpu: &mut Vcpu, ram: &Ram) -> Outcome {
     t.eq("HLT", vcpu.run()?, Exit::Hlt);
     let r = vcpu.regs()?;
     t.eq("both took effect", (r.rax & 0xff, r.rbx), (0x99, 0x77));
+    Ok(())
+}
+
+/// QEMU replaces the instruction before RIP when the guest calls it by OUT to this port.
+fn vapic_port(t: &mut Tap, dev: &Device) -> Outcome {
+    const PORT: u16 = 0x7e;
+    for (quirk, rip) in [(true, 4), (false, 2)] {
+        let vm = Vm::new(dev)?;
+        if !quirk {
+            vm.fd.enable_cap(&kvm_enable_cap {
+                cap: KVM_CAP_DISABLE_QUIRKS2,
+                args: [KVM_X86_QUIRK_OUT_7E_INC_RIP.into(), 0, 0, 0],
+                ..Default::default()
+            })?;
+        }
+        let code = asm64(|a| {
+            a.mov(al, 0x55)?;
+            a.out(i32::from(PORT), al)?;
+            a.hlt()
+        });
+        let (mut vcpu, _ram) = setup::guest(&vm, Mode::Long, &code)?;
+        t.eq(
+            format!("OUT to the port of the vAPIC, quirk {quirk}"),
+            vcpu.run()?,
+            Exit::out8(PORT, 0x55),
+        );
+        t.eq("RIP", vcpu.regs()?.rip, setup::CODE + rip);
+        t.eq("the guest goes on", vcpu.run()?, Exit::Hlt);
+    }
     Ok(())
 }
 
