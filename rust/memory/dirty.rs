@@ -3,7 +3,7 @@
 //! The dirty log of a slot: one bit a page (api.rst, "KVM_GET_DIRTY_LOG").
 //!
 //! While a slot logs, a page is writable in the EPT only if its bit is set. So a write to any other page faults, and the
-//! fault sets the bit; reading the log clears bits and takes write access away again. Where the processor logs which
+//! fault sets the bit, as does one by a read that maps what the host has writable; reading the log clears bits and takes write access away again. Where the processor logs which
 //! dirty flags it sets, reading the log takes the dirty flag only: the next write does not fault, it comes in that log.
 
 use core::sync::atomic::{

@@ -336,7 +336,7 @@ impl Mmu {
             return None;
         }
         let mut access = Access::RWX;
-        if !r.region.is_writable() || (r.region.logs_dirty_pages() && !r.need.contains(Access::W)) {
+        if !r.region.is_writable() {
             access = access.without(Access::W);
         }
         Some(MapRequest {

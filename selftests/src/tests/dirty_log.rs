@@ -37,6 +37,29 @@ fn log(vm: &Vm, ram: &Ram, flags: u32) -> Result<(), Errno> {
 }
 
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
+    whole_life(t, dev)?;
+    first_read(t, dev)
+}
+
+/// A page that is mapped by a read is mapped to be written where the host lets it, so it is told already.
+fn first_read(t: &mut Tap, dev: &Device) -> Outcome {
+    let vm = Vm::new(dev)?;
+    let ram = vm.add_ram(0, 0, MIB)?;
+    let logged = vm.add_ram(1, LOGGED, LEN)?;
+    log(&vm, &logged, KVM_MEM_LOG_DIRTY_PAGES)?;
+    logged.set32(page(7), 1);
+    let mut vcpu = vm.vcpu(0)?;
+    let code = asm64(|a| {
+        a.mov(eax, dword_ptr(page(7)))?;
+        a.hlt()
+    });
+    setup::start(&vcpu, &ram, Mode::Long, &code)?;
+    t.eq("a guest that reads a page of the VMM's", vcpu.run()?, Exit::Hlt);
+    t.eq("gets it to write, and it is told", dirty(&vm)?, [7]);
+    Ok(())
+}
+
+fn whole_life(t: &mut Tap, dev: &Device) -> Outcome {
     let vm = Vm::new(dev)?;
     let ram = vm.add_ram(0, 0, MIB)?;
     let logged = vm.add_ram(1, LOGGED, LEN)?;

@@ -177,7 +177,7 @@ impl World {
             });
         }
         let mut access = Access::RWX;
-        if !slot.is_writable() || (slot.logs_dirty_pages() && need != Access::W) {
+        if !slot.is_writable() {
             access = access.without(Access::W);
         }
         Some(MapRequest {
