@@ -218,10 +218,14 @@ impl Running<'_> {
 
     /// KVM_TRANSLATE, answered as C KVM does: rights are not told, only whether there is a translation.
     pub(crate) fn translate_for_user(&mut self, t: &mut kvm_translation) {
-        let gpa = self
-            .translate(Gva(t.linear_address), GuestAccess::SUPERVISOR_READ)
-            .ok()
-            .map(|t| t.gpa.0);
+        let gva = Gva(t.linear_address);
+        let gpa = if self.arch.cr0 & cr0::PG == 0 {
+            // An address is its own translation then, whatever its width. But for one, which stands for none.
+            Some(gva.0).filter(|gpa| *gpa != u64::MAX)
+        } else {
+            let found = self.translate(gva, GuestAccess::SUPERVISOR_READ);
+            found.ok().map(|t| t.gpa.0)
+        };
         t.physical_address = gpa.unwrap_or(u64::MAX);
         t.valid = gpa.is_some().into();
         t.writeable = 1;

@@ -51,6 +51,15 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     ram.write(handler, &isr);
     setup::gate(&ram, Mode::Real, 0x40, handler);
 
+    let tr = vcpu.fd.translate_gva(0x12_3456_7000)?;
+    t.eq(
+        "KVM_TRANSLATE without paging",
+        (tr.valid, tr.physical_address),
+        (1, 0x12_3456_7000),
+    );
+    let tr = vcpu.fd.translate_gva(u64::MAX)?;
+    t.eq("the one address that stands for none", tr.valid, 0);
+
     t.eq("16-bit arithmetic", vcpu.run()?, Exit::out16(0x10, 0x2345));
     t.eq("a segment base", vcpu.run()?, Exit::out16(0x11, 0xbeef));
     t.eq(
