@@ -121,6 +121,7 @@ words! {
         Host SSSE3 = 9,
         Host FMA = 12 (Avx),
         Host CX16 = 13,
+        Own PDCM = 15,
         Host PCID = 17,
         Host XMM4_1 = 19,
         Host XMM4_2 = 20,

@@ -67,7 +67,12 @@ const SAVED: &[(u32, When)] = &[
 ];
 
 /// KVM_GET_MSR_FEATURE_INDEX_LIST.
-pub const FEATURE: &[u32] = &[UCODE_REV, ARCH_CAPABILITIES, PLATFORM_INFO];
+pub const FEATURE: &[u32] = &[
+    UCODE_REV,
+    ARCH_CAPABILITIES,
+    PERF_CAPABILITIES,
+    PLATFORM_INFO,
+];
 
 /// Whether the MSR says, as CPUID does, what the guest has: fixed when the vCPU has run.
 pub const fn is_fixed_by_run(msr: u32) -> bool {
@@ -111,6 +116,8 @@ pub fn feature_value(
             Some(super::rules::arch_capabilities(raw.unwrap_or(0), absent))
         }
         PLATFORM_INFO => Some(1 << 31),
+        // There is no PMU.
+        PERF_CAPABILITIES => Some(0),
         _ => None,
     }
 }

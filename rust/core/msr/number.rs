@@ -59,6 +59,7 @@ pub const PAT: u32 = 0x277;
 pub const MC0_CTL2: u32 = 0x280;
 pub const MC31_CTL2: u32 = 0x29f;
 pub const MTRR_DEF_TYPE: u32 = 0x2ff;
+pub const PERF_CAPABILITIES: u32 = 0x345;
 pub const MC0_CTL: u32 = 0x400;
 pub const MC31_MISC: u32 = 0x47f;
 pub const MCG_EXT_CTL: u32 = 0x4d0;

@@ -153,6 +153,7 @@ impl GuestMsrs {
                     | MISC_FEATURES_ENABLES
                     | PLATFORM_INFO
                     | ARCH_CAPABILITIES
+                    | PERF_CAPABILITIES
                     | UCODE_REV
                     | POWER_CTL
                     | SMBASE
@@ -187,6 +188,8 @@ impl GuestMsrs {
             PLATFORM_INFO if user || ctx.platform_info_readable => self.platform_info,
             PLATFORM_INFO => return Err(MsrError::Invalid),
             ARCH_CAPABILITIES => self.arch_capabilities,
+            // There is no PMU, so nothing to tell of it.
+            PERF_CAPABILITIES => 0,
             UCODE_REV => self.ucode_rev,
             POWER_CTL => self.power_ctl,
             SMBASE if user => self.smbase,
@@ -243,6 +246,13 @@ impl GuestMsrs {
             return Ok(Effect::None);
         }
         present(msr, ctx)?;
+        if msr == PERF_CAPABILITIES {
+            return match ctx.origin {
+                Origin::Guest => Err(MsrError::Unsupported),
+                Origin::User if value == 0 => Ok(Effect::None),
+                Origin::User => Err(MsrError::Invalid),
+            };
+        }
         let (slot, value, effect) = self.checked(msr, value, ctx)?;
         *slot = value;
         Ok(effect)
@@ -396,6 +406,7 @@ fn present(msr: u32, ctx: &Context<'_>) -> Result<(), MsrError> {
     let unsupported = match msr {
         XSS => !caps.has(features::XSAVES),
         ARCH_CAPABILITIES => !caps.has(features::ARCH_CAPABILITIES),
+        PERF_CAPABILITIES => !caps.has(features::PDCM),
         UMWAIT_CONTROL => guest && !caps.has(features::WAITPKG),
         KVM_POLL_CONTROL => caps.kvm_features & kvm_feature::POLL_CONTROL == 0,
         _ => false,

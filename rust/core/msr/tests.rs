@@ -261,6 +261,7 @@ fn what_cpuid_hides_is_hidden_from_the_guest() {
         SPEC_CTRL,
         XSS,
         ARCH_CAPABILITIES,
+        PERF_CAPABILITIES,
         UMWAIT_CONTROL,
         KVM_POLL_CONTROL,
     ] {
@@ -275,9 +276,15 @@ fn what_cpuid_hides_is_hidden_from_the_guest() {
     assert_eq!(msrs.set(SPEC_CTRL, 1 << 9, &guest), Err(MsrError::Invalid));
     assert_eq!(msrs.set(XSS, 1 << 11, &guest), Err(MsrError::Invalid));
     assert_eq!(msrs.get(ARCH_CAPABILITIES, &guest), Ok(0x40));
+    for msr in [ARCH_CAPABILITIES, PERF_CAPABILITIES] {
+        assert_eq!(msrs.set(msr, 0, &guest), Err(MsrError::Unsupported));
+    }
+    let user = context(&caps, Origin::User);
+    assert_eq!(msrs.get(PERF_CAPABILITIES, &guest), Ok(0));
+    assert_eq!(msrs.set(PERF_CAPABILITIES, 0, &user), Ok(Effect::None));
     assert_eq!(
-        msrs.set(ARCH_CAPABILITIES, 0, &guest),
-        Err(MsrError::Unsupported)
+        msrs.set(PERF_CAPABILITIES, 1, &user),
+        Err(MsrError::Invalid)
     );
 }
 
@@ -411,6 +418,10 @@ fn lists_name_only_what_there_is() {
     assert_eq!(
         list::feature_value(ARCH_CAPABILITIES, &Everything, 1 << 8, |_| Some(0x100)),
         Some(0x140)
+    );
+    assert_eq!(
+        list::feature_value(PERF_CAPABILITIES, &Everything, 0, |_| Some(7)),
+        Some(0)
     );
     assert_eq!(list::feature_value(TSC, &Everything, 0, |_| Some(7)), None);
 }

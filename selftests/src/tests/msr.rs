@@ -17,6 +17,7 @@ const TSC: u32 = 0x10;
 const SYSENTER_CS: u32 = 0x174;
 const SYSENTER_EIP: u32 = 0x176;
 const PAT: u32 = 0x277;
+const PERF_CAPABILITIES: u32 = 0x345;
 const APIC_BASE: u32 = 0x1b;
 const EFER: u32 = 0xc000_0080;
 const STAR: u32 = 0xc000_0081;
@@ -143,6 +144,10 @@ fn lists(t: &mut Tap, dev: &Device) -> Outcome {
     t.ok(
         "every feature MSR can be read from the device",
         all_read && !features.as_slice().is_empty(),
+    );
+    t.ok(
+        "IA32_PERF_CAPABILITIES is one, PMU or not",
+        features.as_slice().contains(&PERF_CAPABILITIES),
     );
     Ok(())
 }
