@@ -134,6 +134,8 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
             while told < LOGS {
                 told += usize::from(copy.follow(&vm, &logged)? > 0);
             }
+            // Something is left to be told.
+            while copy.stale(&logged).is_empty() {}
             Ok(())
         })?;
         t.eq(format!("{round}: the guest ends"), exits, ends.clone());

@@ -178,7 +178,7 @@ fn in_kernel(t: &mut Tap, dev: &Device) -> Outcome {
         Ok(vcpu)
     })?;
     signals::catch()?;
-    let (result, mut vcpu) = signals::interrupt_until_done(vcpu)?;
+    let (result, mut vcpu) = signals::interrupt_in_hlt(vcpu)?;
     t.errno("a signal ends the sleep", result, libc::EINTR);
     t.eq(
         "the vCPU is halted",

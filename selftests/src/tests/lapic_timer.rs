@@ -25,6 +25,8 @@ const PERIODIC: u32 = 1 << 17;
 const DEADLINE: u32 = 2 << 17;
 const MASKED: u32 = 1 << 16;
 const TSC_DEADLINE: u32 = 0x6e0;
+/// Ticks of the TSC that no test waits for: half an hour or more.
+const FAR: u64 = 1 << 42;
 
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     one_shot(t, dev)?;
@@ -206,11 +208,12 @@ fn deadline(t: &mut Tap, dev: &Device) -> Outcome {
         enable(a)?;
         a.mov(dword_ptr(rbx + LVT_TIMER), u32::from(VECTOR) | DEADLINE)?;
         a.mfence()?;
-        let arm = |a: &mut CodeAssembler, ticks: u32| -> Asm {
+        let arm = |a: &mut CodeAssembler, ticks: u64| -> Asm {
             a.rdtsc()?;
             a.shl(rdx, 32)?;
             a.or(rax, rdx)?;
-            a.add(rax, ticks as i32)?;
+            a.mov(rdx, ticks)?;
+            a.add(rax, rdx)?;
             a.mov(r14, rax)?;
             a.mov(rdx, rax)?;
             a.shr(rdx, 32)?;
@@ -230,7 +233,7 @@ fn deadline(t: &mut Tap, dev: &Device) -> Outcome {
         a.or(rax, rdx)?;
         a.mov(r12, rax)?;
         // A far one can be read, and disarmed by 0.
-        arm(a, 0x4000_0000)?;
+        arm(a, FAR)?;
         a.mov(r11, r14)?;
         a.rdmsr()?;
         a.shl(rdx, 32)?;

@@ -11,7 +11,7 @@ use crate::tap::Tap;
 use crate::vcpu::{Exit, Vcpu};
 use crate::vm::Vm;
 use crate::{Outcome, MIB};
-use kvm_bindings::{KVM_EXIT_IO, KVM_EXIT_MMIO};
+use kvm_bindings::{KVM_EXIT_IO, KVM_EXIT_MMIO, KVM_MP_STATE_HALTED};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::Arc;
 use std::thread;
@@ -75,6 +75,21 @@ pub fn interrupt_after(
         thread::sleep(Duration::from_millis(1));
     }
     runner.join().map_err(|_| "the vCPU thread panicked".into())
+}
+
+/// Runs the vCPU, whose guest comes to HLT soon, until a signal has ended its sleep there. One that finds it on its way has
+/// it run again.
+pub fn interrupt_in_hlt(mut vcpu: Vcpu) -> Outcome<(Result<Exit, Errno>, Vcpu)> {
+    const TRIES: u64 = 100;
+    for patience in (0..TRIES).map(Duration::from_millis) {
+        let (result, back) = interrupt_after(vcpu, || thread::sleep(patience))?;
+        let asleep = back.fd.get_mp_state()?.mp_state == KVM_MP_STATE_HALTED;
+        if asleep || result != Err(Errno(libc::EINTR)) {
+            return Ok((result, back));
+        }
+        vcpu = back;
+    }
+    Err("the guest does not come to HLT".into())
 }
 
 fn immediate_exit(t: &mut Tap, dev: &Device) -> Outcome {

@@ -71,7 +71,7 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
 
     t.eq("the timer is armed", vcpu.run()?, Exit::out8(DONE, 1));
     signals::catch()?;
-    let (result, mut vcpu) = signals::interrupt_until_done(vcpu)?;
+    let (result, mut vcpu) = signals::interrupt_in_hlt(vcpu)?;
     t.errno("the guest sleeps", result, libc::EINTR);
     t.eq(
         "in HLT",
