@@ -14,6 +14,7 @@ pub mod bench;
 pub mod child;
 pub mod climb;
 pub mod compat;
+pub mod cpu;
 pub mod device;
 pub mod errno;
 pub mod faults;

@@ -4,6 +4,7 @@
 
 use crate::asm::*;
 use crate::child::pipe;
+use crate::cpu;
 use crate::device::Device;
 use crate::setup::{self, Mode};
 use crate::tap::Tap;
@@ -31,20 +32,8 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     wide_mapping(t, dev)
 }
 
-/// Keeps this thread on the CPU that it is on, which is answered.
-fn stay() -> u32 {
-    // SAFETY: a set of CPUs on the stack, for this thread only.
-    unsafe {
-        let cpu = libc::sched_getcpu().max(0);
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpu as usize, &mut set);
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set);
-        cpu as u32
-    }
-}
-
 fn failed_entry(t: &mut Tap, dev: &Device) -> Outcome {
-    let cpu = stay();
+    let cpu = cpu::stay()?;
     let vm = Vm::new(dev)?;
     let (mut vcpu, _ram) = setup::guest(&vm, Mode::Long, &asm64(|a| a.hlt()))?;
     // A shadow of STI, with interrupts off.

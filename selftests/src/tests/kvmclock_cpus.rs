@@ -2,27 +2,12 @@
 
 //! The clock page on a host that does not trust its TSC: it is written again on each CPU that the vCPU comes to.
 
+use crate::cpu::run_on;
 use crate::device::Device;
-use crate::errno::Errno;
 use crate::tap::Tap;
 use crate::tests::kvmclock::{host_counts_tsc, other_source, Clocked, Source};
 use crate::vm::Vm;
 use crate::{Outcome, MIB};
-
-/// Has this thread run on `cpu` only.
-fn run_on(cpu: usize) -> Result<(), Errno> {
-    // SAFETY: a zeroed set is an empty one, and the calls write to it and read it.
-    let r = unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpu, &mut set);
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set)
-    };
-    if r == 0 {
-        Ok(())
-    } else {
-        Err(Errno::last())
-    }
-}
 
 pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
     if run_on(1).is_err() {

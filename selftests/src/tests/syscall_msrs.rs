@@ -4,6 +4,7 @@
 //! each find their own values in them, whoever ran last.
 
 use crate::asm::*;
+use crate::cpu;
 use crate::device::Device;
 use crate::ram::Ram;
 use crate::setup::{self, Mode, CODE, CS};
@@ -83,6 +84,7 @@ pub fn run(t: &mut Tap, dev: &Device) -> Outcome {
         );
         return Ok(());
     }
+    cpu::stay()?;
     let own = host_aux();
     let mut first = Guest::new(dev, CODE + 0x200, 0x1000, 0x11)?;
     let mut second = Guest::new(dev, CODE + 0x400, 0x2000, 0x22)?;
