@@ -134,11 +134,11 @@ impl Running<'_> {
             Handler::KernelGsBase => self.hw.set_kernel_gs_base(self.linear(value)?),
             Handler::SysenterCs => self.hw.write(GUEST_SYSENTER_CS, value as u32),
             Handler::SysenterEsp => {
-                let address = rules::sysenter_address(value, &self.arch.caps);
+                let address = rules::sysenter_address(value, &self.arch.caps, origin)?;
                 self.hw.write(GUEST_SYSENTER_ESP, address);
             }
             Handler::SysenterEip => {
-                let address = rules::sysenter_address(value, &self.arch.caps);
+                let address = rules::sysenter_address(value, &self.arch.caps, origin)?;
                 self.hw.write(GUEST_SYSENTER_EIP, address);
             }
             Handler::Debugctl => {

@@ -27,10 +27,19 @@ fn linear_address_bits(caps: &GuestCaps) -> u32 {
 }
 
 /// The value that SYSENTER_ESP or SYSENTER_EIP gets for `value`. On processors of AMD's the upper half does not count, and
-/// state of theirs may have anything there.
-pub fn sysenter_address(value: u64, caps: &GuestCaps) -> u64 {
-    let shift = 64u32.saturating_sub(linear_address_bits(caps));
-    (value.wrapping_shl(shift) as i64).wrapping_shr(shift) as u64
+/// state of theirs, which user space restores, may have anything there.
+///
+/// # Errors
+///
+/// [`MsrError::Invalid`] if the guest writes what is not canonical.
+pub fn sysenter_address(value: u64, caps: &GuestCaps, origin: Origin) -> Result<u64, MsrError> {
+    match origin {
+        Origin::Guest => linear_address(value, caps),
+        Origin::User => {
+            let shift = 64u32.saturating_sub(linear_address_bits(caps));
+            Ok((value.wrapping_shl(shift) as i64).wrapping_shr(shift) as u64)
+        }
+    }
 }
 
 /// Checks a write of a linear address.

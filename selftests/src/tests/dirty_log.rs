@@ -54,7 +54,11 @@ fn first_read(t: &mut Tap, dev: &Device) -> Outcome {
         a.hlt()
     });
     setup::start(&vcpu, &ram, Mode::Long, &code)?;
-    t.eq("a guest that reads a page of the VMM's", vcpu.run()?, Exit::Hlt);
+    t.eq(
+        "a guest that reads a page of the VMM's",
+        vcpu.run()?,
+        Exit::Hlt,
+    );
     t.eq("gets it to write, and it is told", dirty(&vm)?, [7]);
     Ok(())
 }

@@ -70,7 +70,7 @@ fn commands_are_the_processors() {
 }
 
 #[test]
-fn sysenter_addresses_are_made_canonical() {
+fn sysenter_addresses_of_user_space_are_made_canonical() {
     let bare = GuestCaps::derive(&[], &Bare, &have());
     for (value, narrow, wide) in [
         (0x1234, 0x1234, 0x1234),
@@ -83,8 +83,12 @@ fn sysenter_addresses_are_made_canonical() {
         (0x0100_0000_0000_0000, 0, 0xff00_0000_0000_0000),
         (!0, !0, !0),
     ] {
-        assert_eq!(rules::sysenter_address(value, &bare), narrow, "{value:x}");
-        assert_eq!(rules::sysenter_address(value, &poor()), wide, "{value:x}");
+        for (caps, restored) in [(&bare, narrow), (&poor(), wide)] {
+            let of = |origin| rules::sysenter_address(value, caps, origin);
+            assert_eq!(of(Origin::User), Ok(restored), "{value:x}");
+            let canonical = restored == value;
+            assert_eq!(of(Origin::Guest).is_ok(), canonical, "{value:x}");
+        }
     }
 }
 
