@@ -54,7 +54,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let script = format!(
         "echo \"HOST: $(uname -r), $RKVM_DEV:\"; ls -l $RKVM_DEV; dmesg | grep rkvm:\n\
          exec rkvm-vmm --dev $RKVM_DEV --kernel /guest/vmlinux --initrd /guest/initrd --protocol pvh \
-         --cpus {} --mem 256 --cmdline 'console=ttyS0 panic=-1 nokaslr'\n",
+         --cpus {} --mem 256 --cmdline 'console=ttyS0 panic=-1 nokaslr cryptomgr.notests'\n",
         args.guest_cpus
     );
     contents::add_named(&mut set, &paths, &checkout, &script)?;

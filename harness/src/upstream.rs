@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The tests that KVM brings itself, `tools/testing/selftests/kvm` of the kernel's source: which of them run on what, as
-//! `selftests/upstream` says. `scripts/build-upstream` builds them, `selftests/machine/upstream.inc` runs one.
+//! The tests that KVM brings itself, `tools/testing/selftests/kvm` of the kernel's source, and those of rust-vmm's crate
+//! `kvm-ioctls`: which of them run on what, as `selftests/upstream` says. `scripts/build-upstream` builds them, `selftests/machine/upstream.inc` runs one.
 
 use std::fs;
 use std::path::Path;
