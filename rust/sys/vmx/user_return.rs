@@ -105,8 +105,12 @@ impl UserReturn {
     /// Loads the guest values that are `needed`. Preemption is off, on this CPU.
     #[inline]
     pub(super) fn load(&self, values: &[u64; UserReturnMsr::COUNT], needed: UserReturnMsrs) {
-        let mut changed = false;
         let mut left = needed.0;
+        // A guest in real mode needs none.
+        if left == 0 {
+            return;
+        }
+        let mut changed = false;
         for ((slot, value), number) in self.slots.iter().zip(values).zip(UserReturnMsr::NUMBERS) {
             if left & 1 != 0 && slot.current.get() != *value && slot.present.get() {
                 msr::write(number, *value);
